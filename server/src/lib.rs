@@ -1,0 +1,4 @@
+//! The Trilith server as a library: one member of an etcd-compatible cluster.
+
+pub mod error;
+pub mod ids;
