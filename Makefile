@@ -1,0 +1,52 @@
+# The two commands that matter: `make run` and `make test`. Each installs what is missing first.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: help run build test bench soak fmt setup
+
+# Flags for the server of `make run`, for example: make run ARGS="--data-dir /tmp/x"
+ARGS ?=
+
+env = source scripts/env.sh && export ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) ROCKSDB_STATIC=1
+
+help:
+	@echo "make run    build and start one member on http://localhost:2379 (data in ./default.etcd)"
+	echo "make build  build the server with optimizations"
+	echo "make test   every check and test of the suite"
+	echo "make bench  compare speed and memory with etcd 3.7.3, side by side"
+	echo "make soak   the long forms of the differential and crash tests"
+	echo "make fmt    format all code"
+
+setup:
+	@scripts/setup.sh run
+
+build: setup
+	@$(env)
+	cargo build --locked --release -p trilith-server
+	echo "built $$CARGO_TARGET_DIR/release/trilith"
+
+run: build
+	@source scripts/env.sh
+	exec "$$CARGO_TARGET_DIR/release/trilith" $(ARGS)
+
+test:
+	@scripts/test.sh
+
+bench: build
+	@$(env)
+	scripts/setup.sh test
+	cargo build --locked --release -p trilith-bench
+	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
+	exec "$$CARGO_TARGET_DIR/release/trilith-bench" $(ARGS)
+
+soak: build
+	@scripts/setup.sh test
+	source scripts/env.sh
+	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
+	export TRILITH_SOAK=1
+	exec go -C tests/go test -v -count=1 -p 1 -timeout 12h ./...
+
+fmt:
+	@source scripts/env.sh
+	cargo fmt --all
+	gofmt -w tests/go
