@@ -1,0 +1,188 @@
+//! The KV service: check, call, map the error, fill in the header; nothing else.
+
+use tonic::{Request, Response, Status};
+use trilith_proto::etcdserverpb as pb;
+use trilith_proto::server::kv_server::Kv;
+use trilith_proto::wire;
+
+use super::header::HeaderSource;
+use super::range_stream::{self, RangeStream};
+use super::status::status;
+use super::validate;
+use crate::apply::{self, Applied, Reply};
+use crate::error::{Code, RequestError};
+use crate::ids::Revision;
+use crate::mvcc::{End, MvccError, RangeQuery, Store};
+use crate::propose::Proposer;
+use crate::read::Reader;
+
+/// Serves `etcdserverpb.KV`.
+#[derive(Clone)]
+pub struct KvService {
+    /// Fills in headers.
+    pub header: HeaderSource,
+    /// Takes writes into the log.
+    pub proposer: Proposer,
+    /// Confirms linearizable reads.
+    pub reader: Reader,
+    /// Where reads are answered from.
+    pub store: Store,
+    /// Says when a compaction has deleted everything it covers.
+    pub compaction: tokio::sync::watch::Receiver<Revision>,
+    /// `--max-txn-ops`.
+    pub txn_operations_max: usize,
+    /// `--max-request-bytes`, which chunks of a streamed range aim at.
+    pub request_bytes_max: usize,
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<wire::RangeResponse>, Status> {
+        let request = request.into_inner();
+        let query = validate::range(&request).map_err(status)?;
+        self.confirm(!request.serializable).await.map_err(status)?;
+        let mut response = self.read(&query).map_err(status)?;
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream = RangeStream;
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<RangeStream>, Status> {
+        let request = request.into_inner();
+        let query = validate::range_stream(&request).map_err(status)?;
+        self.confirm(!request.serializable).await.map_err(status)?;
+        let read = self.store.read();
+        let stream =
+            range_stream::stream(read, query, self.header.clone(), self.request_bytes_max);
+        Ok(Response::new(stream))
+    }
+
+    async fn put(
+        &self,
+        request: Request<pb::PutRequest>,
+    ) -> Result<Response<wire::PutResponse>, Status> {
+        let request = request.into_inner();
+        validate::put(&request).map_err(status)?;
+        let request = pb::InternalRaftRequest { put: Some(request), ..Default::default() };
+        let mut response = match self.proposer.propose(request).await {
+            Ok(Reply::Put(response)) => response,
+            other => return Err(unexpected(other)),
+        };
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<wire::DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        validate::delete_range(&request).map_err(status)?;
+        let request = pb::InternalRaftRequest { delete_range: Some(request), ..Default::default() };
+        let mut response = match self.proposer.propose(request).await {
+            Ok(Reply::DeleteRange(response)) => response,
+            other => return Err(unexpected(other)),
+        };
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn txn(
+        &self,
+        request: Request<pb::TxnRequest>,
+    ) -> Result<Response<wire::TxnResponse>, Status> {
+        let request = request.into_inner();
+        validate::txn(&request, self.txn_operations_max).map_err(status)?;
+        let mut response = if apply::is_read_only(&request) {
+            self.confirm(!apply::is_serializable(&request)).await.map_err(status)?;
+            apply::read_only_txn(&self.store.read(), &request).map_err(status)?
+        } else {
+            let request = pb::InternalRaftRequest { txn: Some(request), ..Default::default() };
+            match self.proposer.propose(request).await {
+                Ok(Reply::Txn(response)) => response,
+                other => return Err(unexpected(other)),
+            }
+        };
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let request = request.into_inner();
+        let (target, physical) = (Revision::new(request.revision), request.physical);
+        let request = pb::InternalRaftRequest { compaction: Some(request), ..Default::default() };
+        let mut response = match self.proposer.propose(request).await {
+            Ok(Reply::Compact(response)) => response,
+            other => return Err(unexpected(other)),
+        };
+        if physical {
+            let mut compaction = self.compaction.clone();
+            let finished = compaction.wait_for(|finished| *finished >= target).await;
+            finished.map_err(|_closed| status(RequestError::Stopped))?;
+        }
+        // etcd answers with the revision at the end of the call, not at the apply.
+        let header = response.header.get_or_insert_default();
+        header.revision = self.store.read().revision().get();
+        self.header.fill_without_revision(header);
+        Ok(Response::new(response))
+    }
+}
+
+impl KvService {
+    /// Waits until a read sees everything that was committed before, if it has to.
+    async fn confirm(&self, linearizable: bool) -> Result<(), RequestError> {
+        if linearizable { self.reader.linearizable().await } else { Ok(()) }
+    }
+
+    fn read(&self, query: &RangeQuery) -> Result<wire::RangeResponse, RequestError> {
+        let read = self.store.read();
+        let short = query.interval.end == End::Single
+            || (query.limit > 0 && query.limit <= INLINE_KEYS_MAX && query.revision <= 0);
+        let found = if short {
+            read.range(query)
+        } else {
+            // A long scan would keep everything else on this worker thread waiting.
+            tokio::task::block_in_place(|| read.range(query))
+        };
+        let found = found.map_err(refused)?;
+        Ok(wire::RangeResponse {
+            header: Some(pb::ResponseHeader {
+                revision: found.revision.get(),
+                ..pb::ResponseHeader::default()
+            }),
+            kvs: found.kvs,
+            more: found.more,
+            count: found.count,
+        })
+    }
+}
+
+/// Keys that a read may scan on the thread that serves connections: well under a millisecond's worth.
+const INLINE_KEYS_MAX: i64 = 128;
+
+/// What a reader of the store is told.
+pub(super) fn refused(error: MvccError) -> RequestError {
+    match error {
+        MvccError::Compacted => RequestError::Compacted,
+        MvccError::FutureRevision => RequestError::FutureRevision,
+        other => RequestError::Other(Code::DataLoss, other.to_string()),
+    }
+}
+
+/// The status of a proposal that brought anything but the reply to its kind of request.
+pub(super) fn unexpected(applied: Applied) -> Status {
+    match applied {
+        Err(error) => status(error),
+        Ok(reply) => Status::internal(format!("apply answered {reply:?} to another request")),
+    }
+}
