@@ -1,0 +1,552 @@
+//! The lease table: pure, takes `now`, decides nothing by itself.
+//!
+//! Who is leader keeps deadlines ("primary" in etcd's words); on other members a lease is just an id
+//! with a time to live. A lease past its deadline is not gone: it stays until its revoke is applied,
+//! so that every member deletes its keys at the same revision.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::queue::{Bucket, ExpiryQueue};
+use crate::error::RequestError;
+use crate::ids::LeaseId;
+
+/// The longest time to live that etcd grants, in seconds.
+pub const MAX_LEASE_TTL: i64 = 9_000_000_000;
+
+/// When an expired lease is offered again if its revoke was not applied: etcd's interval.
+const REVOKE_RETRY: Duration = Duration::from_secs(3);
+
+/// Expiries per second that a new leader plans for at most, so that leases which all got their full
+/// time anew do not end together. Three quarters of the 20,000 per second that expiry is built for.
+const SPREAD_PER_SECOND: usize = 15_000;
+
+/// With fewer stale queue entries than this a rebuild is not worth its walk over the table.
+const STALE_ENTRIES_MIN: usize = 4096;
+
+/// Queue entries that one look for expired leases examines at most: it holds the lock of the table,
+/// and keep-alives wait for that.
+const ENTRIES_PER_CALL: usize = 16 * 1024;
+
+/// Deadline of a lease on a member that does not lead.
+const FOREVER: u64 = u64::MAX;
+
+/// Of a lease that is in no bucket.
+const NOT_QUEUED: Bucket = Bucket::LAST;
+
+/// One lease; its id is the key in the table, its keys are rows in the store.
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    /// Granted time to live in seconds.
+    ttl: i64,
+    /// Microseconds on the table's clock, or `FOREVER`.
+    deadline: u64,
+    /// Invariant: while primary, exactly one queue entry of this lease lies in this bucket and counts;
+    /// entries of it in other buckets are stale.
+    queued: Bucket,
+}
+
+/// What a keep-alive finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// Renewed; the granted time to live in seconds.
+    Renewed(i64),
+    /// There is no such lease.
+    Missing,
+    /// Past its deadline and waiting for its revoke: the answer has to wait for it too.
+    Expired,
+    /// Not renewed: a checkpoint stands for less than the full time, and has to be taken back by an
+    /// entry first, since a later leader would count from it.
+    Checkpointed,
+    /// This member does not lead, so it keeps no deadlines.
+    NotPrimary,
+}
+
+/// What `LeaseTimeToLive` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeToLive {
+    /// Granted time to live in seconds.
+    pub granted: i64,
+    /// What is left, in whole seconds rounded towards zero; `None` where this member does not lead.
+    pub remaining: Option<i64>,
+}
+
+/// What a look for expired leases found.
+#[derive(Debug)]
+pub struct Due {
+    /// To be revoked, each through the log.
+    pub expired: Vec<LeaseId>,
+    /// There may be more: look again.
+    pub more: bool,
+}
+
+/// All leases of the member. `now` is the time since an origin that the caller keeps fixed.
+#[derive(Debug)]
+pub struct LeaseTable {
+    leases: HashMap<LeaseId, Lease>,
+    /// Remaining time to live by the last checkpoint, in seconds; kept aside since almost no lease
+    /// has one. Invariant: each value is positive and its lease exists.
+    checkpoints: HashMap<LeaseId, i64>,
+    queue: ExpiryQueue,
+    min_ttl: i64,
+    primary: bool,
+}
+
+impl LeaseTable {
+    /// An empty table. No lease gets less than `min_ttl` seconds.
+    pub fn new(min_ttl: i64) -> Self {
+        Self {
+            leases: HashMap::new(),
+            checkpoints: HashMap::new(),
+            queue: ExpiryQueue::default(),
+            min_ttl,
+            primary: false,
+        }
+    }
+
+    /// Takes over a lease that was found on disk.
+    pub fn restore(&mut self, id: LeaseId, ttl: i64, remaining: i64) {
+        debug_assert!(!self.primary, "leases are restored before anybody leads");
+        let lease = Lease {
+            ttl: ttl.max(self.min_ttl),
+            deadline: FOREVER,
+            queued: NOT_QUEUED,
+        };
+        self.leases.insert(id, lease);
+        self.set_checkpoint(id, remaining);
+    }
+
+    /// Grants a lease and gives the effective time to live.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseNotFound` for id 0, `LeaseTtlTooLarge`, `LeaseExist`, in etcd's order of checks.
+    pub fn grant(&mut self, id: LeaseId, ttl: i64, now: Duration) -> Result<i64, RequestError> {
+        if id == LeaseId::default() {
+            return Err(RequestError::LeaseNotFound);
+        }
+        if ttl > MAX_LEASE_TTL {
+            return Err(RequestError::LeaseTtlTooLarge);
+        }
+        if self.leases.contains_key(&id) {
+            return Err(RequestError::LeaseExist);
+        }
+        let ttl = ttl.max(self.min_ttl);
+        self.leases.insert(
+            id,
+            Lease {
+                ttl,
+                deadline: FOREVER,
+                queued: NOT_QUEUED,
+            },
+        );
+        if self.primary {
+            self.set_deadline(id, deadline(now, ttl, Duration::ZERO));
+        }
+        Ok(ttl)
+    }
+
+    /// Forgets a lease; its keys are the caller's affair. False if there was none.
+    pub fn revoke(&mut self, id: LeaseId) -> bool {
+        self.checkpoints.remove(&id);
+        let existed = self.leases.remove(&id).is_some();
+        self.drop_stale_entries();
+        existed
+    }
+
+    /// Gives a lease its time to live again.
+    pub fn renew(&mut self, id: LeaseId, now: Duration) -> Renewal {
+        if !self.primary {
+            return Renewal::NotPrimary;
+        }
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return Renewal::Missing;
+        };
+        if lease.deadline <= micros(now) {
+            return Renewal::Expired;
+        }
+        let ttl = lease.ttl;
+        if !self.checkpoints.is_empty() && self.checkpoints.contains_key(&id) {
+            return Renewal::Checkpointed;
+        }
+        // The queue finds the later deadline by itself; only an earlier one needs a new entry.
+        let next = deadline(now, ttl, Duration::ZERO);
+        lease.deadline = next;
+        if Bucket::of(next) < lease.queued {
+            self.set_deadline(id, next);
+        }
+        Renewal::Renewed(ttl)
+    }
+
+    /// Notes what a checkpoint entry says is left of a lease: it counts from the next promotion on.
+    /// Gives the granted time to live, or `None` if there is no such lease, which is no error.
+    pub fn checkpoint(&mut self, id: LeaseId, remaining: i64) -> Option<i64> {
+        let ttl = self.leases.get(&id)?.ttl;
+        self.set_checkpoint(id, remaining);
+        Some(ttl)
+    }
+
+    /// Is there such a lease?
+    pub fn contains(&self, id: LeaseId) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// How many leases there are.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// True when there is no lease.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// Does this member keep deadlines?
+    pub fn is_primary(&self) -> bool {
+        self.primary
+    }
+
+    /// Granted and remaining time of a lease. What is left of an expired lease is zero or negative.
+    pub fn time_to_live(&self, id: LeaseId, now: Duration) -> Option<TimeToLive> {
+        let lease = self.leases.get(&id)?;
+        let remaining = self.primary.then(|| {
+            let left = lease.deadline as i64 - micros(now) as i64;
+            left / 1_000_000
+        });
+        Some(TimeToLive {
+            granted: lease.ttl,
+            remaining,
+        })
+    }
+
+    /// Deadlines (in microseconds on the table's clock) and ids, in no order: the caller sorts them,
+    /// outside its lock.
+    pub fn deadlines(&self) -> Vec<(u64, LeaseId)> {
+        self.leases
+            .iter()
+            .map(|(id, lease)| (lease.deadline, *id))
+            .collect()
+    }
+
+    /// Starts to keep deadlines: every lease gets its time anew (what the last checkpoint left of it,
+    /// if there is one), and `extend` for what the election may have taken.
+    pub fn promote(&mut self, extend: Duration, now: Duration) {
+        self.primary = true;
+        self.queue.clear();
+        let mut order: Vec<(u64, LeaseId)> = Vec::with_capacity(self.leases.len());
+        for (id, lease) in &self.leases {
+            let left = self.checkpoints.get(id).copied().unwrap_or(lease.ttl);
+            order.push((deadline(now, left, extend), *id));
+        }
+        if order.len() > SPREAD_PER_SECOND {
+            order.sort_unstable();
+            spread(&mut order);
+        }
+        for (at, id) in order {
+            let lease = self
+                .leases
+                .get_mut(&id)
+                .expect("the ids were read from this map");
+            lease.queued = NOT_QUEUED;
+            self.set_deadline(id, at);
+        }
+    }
+
+    /// Stops to keep deadlines.
+    pub fn demote(&mut self) {
+        self.primary = false;
+        self.queue.clear();
+        for lease in self.leases.values_mut() {
+            lease.deadline = FOREVER;
+            lease.queued = NOT_QUEUED;
+        }
+    }
+
+    /// Leases whose deadline has passed, at most `limit`. Each is offered again after three seconds
+    /// while its revoke has not been applied.
+    pub fn take_expired(&mut self, limit: usize, now: Duration) -> Due {
+        let now = micros(now);
+        let retry = Bucket::of(now.saturating_add(micros(REVOKE_RETRY)));
+        let mut expired = Vec::new();
+        for _ in 0..ENTRIES_PER_CALL {
+            if expired.len() == limit {
+                return Due {
+                    expired,
+                    more: true,
+                };
+            }
+            let Some((bucket, id)) = self.queue.pop_due(now) else {
+                return Due {
+                    expired,
+                    more: false,
+                };
+            };
+            let Some(lease) = self.leases.get_mut(&id) else {
+                continue;
+            };
+            if lease.queued != bucket {
+                continue;
+            }
+            if lease.deadline <= now {
+                lease.queued = retry;
+                expired.push(id);
+            } else {
+                lease.queued = Bucket::of(lease.deadline);
+            }
+            self.queue.push(lease.queued, id);
+        }
+        Due {
+            expired,
+            more: true,
+        }
+    }
+
+    fn set_checkpoint(&mut self, id: LeaseId, remaining: i64) {
+        if remaining > 0 {
+            self.checkpoints.insert(id, remaining);
+        } else {
+            self.checkpoints.remove(&id);
+        }
+    }
+
+    fn set_deadline(&mut self, id: LeaseId, at: u64) {
+        let lease = self
+            .leases
+            .get_mut(&id)
+            .expect("callers have just seen the lease");
+        lease.deadline = at;
+        lease.queued = Bucket::of(at);
+        self.queue.push(lease.queued, id);
+        self.drop_stale_entries();
+    }
+
+    /// Builds the queue anew when most of it is stale, so that leases which are granted for years and
+    /// revoked at once cannot fill the memory with entries.
+    fn drop_stale_entries(&mut self) {
+        let stale = self.queue.len().saturating_sub(self.leases.len());
+        if stale < STALE_ENTRIES_MIN || stale < self.leases.len() {
+            return;
+        }
+        self.queue.clear();
+        for (id, lease) in &self.leases {
+            self.queue.push(lease.queued, *id);
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(FOREVER)
+}
+
+fn deadline(now: Duration, seconds: i64, extend: Duration) -> u64 {
+    let left = u64::try_from(seconds)
+        .unwrap_or(0)
+        .saturating_mul(1_000_000);
+    // However far away, a deadline is not FOREVER, and fits a signed difference.
+    micros(now)
+        .saturating_add(left)
+        .saturating_add(micros(extend))
+        .min(i64::MAX as u64)
+}
+
+/// Moves deadlines (sorted, soonest first) back, so that within each second of them there are no more
+/// than `SPREAD_PER_SECOND`: the ones above it follow at that rate.
+fn spread(order: &mut [(u64, LeaseId)]) {
+    let step = 1_000_000 / SPREAD_PER_SECOND as u64;
+    let mut earliest = 0;
+    for (at, _) in order {
+        *at = (*at).max(earliest);
+        earliest = *at + step;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN_TTL: i64 = 2;
+
+    fn at(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    fn leader() -> LeaseTable {
+        let mut table = LeaseTable::new(MIN_TTL);
+        table.promote(Duration::ZERO, at(0.0));
+        table
+    }
+
+    #[test]
+    fn a_short_zero_or_negative_time_becomes_the_minimum() {
+        let mut table = leader();
+        for (id, ttl) in [(1, 1), (2, 0), (3, -7)] {
+            assert_eq!(table.grant(LeaseId::new(id), ttl, at(0.0)), Ok(MIN_TTL));
+        }
+    }
+
+    #[test]
+    fn grants_are_refused_as_etcd_refuses_them() {
+        let mut table = leader();
+        let id = LeaseId::new(1);
+        let too_large = table.grant(id, MAX_LEASE_TTL + 1, at(0.0));
+        assert_eq!(too_large, Err(RequestError::LeaseTtlTooLarge));
+        assert_eq!(table.grant(id, MAX_LEASE_TTL, at(0.0)), Ok(MAX_LEASE_TTL));
+        assert_eq!(table.grant(id, 5, at(0.0)), Err(RequestError::LeaseExist));
+        assert_eq!(
+            table.grant(LeaseId::new(0), 5, at(0.0)),
+            Err(RequestError::LeaseNotFound)
+        );
+    }
+
+    #[test]
+    fn remaining_time_is_cut_to_whole_seconds() {
+        let mut table = leader();
+        table
+            .grant(LeaseId::new(1), 5, at(0.0))
+            .expect("a fresh id");
+        let left = |now| {
+            table
+                .time_to_live(LeaseId::new(1), at(now))
+                .expect("it exists")
+                .remaining
+        };
+        assert_eq!(left(0.0), Some(5));
+        assert_eq!(left(0.001), Some(4));
+        assert_eq!(left(5.5), Some(0));
+        assert_eq!(left(7.5), Some(-2));
+    }
+
+    #[test]
+    fn an_expired_lease_stays_until_its_revoke_and_is_offered_every_three_seconds() {
+        let mut table = leader();
+        let id = LeaseId::new(9);
+        table.grant(id, 2, at(0.0)).expect("a fresh id");
+        assert!(table.take_expired(10, at(1.9)).expired.is_empty());
+        assert_eq!(table.take_expired(10, at(2.25)).expired, [id]);
+        assert_eq!(table.renew(id, at(2.5)), Renewal::Expired);
+        assert!(table.take_expired(10, at(5.0)).expired.is_empty());
+        assert_eq!(table.take_expired(10, at(5.5)).expired, [id]);
+        assert!(table.revoke(id));
+        assert_eq!(table.renew(id, at(5.6)), Renewal::Missing);
+        assert!(table.take_expired(10, at(60.0)).expired.is_empty());
+    }
+
+    #[test]
+    fn renewals_add_nothing_to_the_queue() {
+        let mut table = leader();
+        let id = LeaseId::new(1);
+        table.grant(id, 10, at(0.0)).expect("a fresh id");
+        for n in 1..1000 {
+            assert_eq!(
+                table.renew(id, at(f64::from(n) * 0.01)),
+                Renewal::Renewed(10)
+            );
+        }
+        assert_eq!(table.queue.len(), 1);
+        assert!(table.take_expired(10, at(19.9)).expired.is_empty());
+        assert_eq!(table.queue.len(), 1);
+        assert_eq!(table.take_expired(10, at(20.25)).expired, [id]);
+    }
+
+    #[test]
+    fn leases_granted_for_years_and_revoked_at_once_leave_a_bounded_queue() {
+        let mut table = leader();
+        for n in 1..10 * STALE_ENTRIES_MIN as i64 {
+            table
+                .grant(LeaseId::new(n), MAX_LEASE_TTL, at(0.0))
+                .expect("a fresh id");
+            table.revoke(LeaseId::new(n));
+        }
+        assert!(table.queue.len() <= STALE_ENTRIES_MIN);
+    }
+
+    #[test]
+    fn a_new_leader_gives_every_lease_its_full_time_and_the_extension() {
+        let mut table = LeaseTable::new(MIN_TTL);
+        table.restore(LeaseId::new(1), 30, 0);
+        table.restore(LeaseId::new(2), 30, 10);
+        assert_eq!(table.renew(LeaseId::new(1), at(0.0)), Renewal::NotPrimary);
+        let follower = table.time_to_live(LeaseId::new(1), at(0.0));
+        assert_eq!(
+            follower,
+            Some(TimeToLive {
+                granted: 30,
+                remaining: None
+            })
+        );
+        table.promote(at(1.0), at(100.0));
+        let left = |id| {
+            table
+                .time_to_live(LeaseId::new(id), at(100.0))
+                .and_then(|t| t.remaining)
+        };
+        assert_eq!(left(1), Some(31));
+        assert_eq!(left(2), Some(11), "a checkpoint says what was left");
+    }
+
+    #[test]
+    fn a_checkpointed_lease_is_renewed_once_the_checkpoint_is_taken_back() {
+        let mut table = leader();
+        let id = LeaseId::new(1);
+        table.grant(id, 30, at(0.0)).expect("a fresh id");
+        assert_eq!(table.checkpoint(id, 10), Some(30));
+        assert_eq!(table.renew(id, at(1.0)), Renewal::Checkpointed);
+        assert_eq!(table.checkpoint(id, 0), Some(30));
+        assert_eq!(table.renew(id, at(1.0)), Renewal::Renewed(30));
+        assert_eq!(table.checkpoint(LeaseId::new(5), 10), None);
+    }
+
+    #[test]
+    fn promotion_spreads_expiries_that_would_fall_together() {
+        let mut table = LeaseTable::new(MIN_TTL);
+        let count = 3 * SPREAD_PER_SECOND;
+        for n in 1..=count as i64 {
+            table.restore(LeaseId::new(n), 10, 0);
+        }
+        table.promote(Duration::ZERO, at(0.0));
+        let mut expired_by = |seconds: f64| -> usize {
+            let mut total = 0;
+            loop {
+                let due = table.take_expired(1000, at(seconds));
+                total += due.expired.len();
+                for id in &due.expired {
+                    table.revoke(*id);
+                }
+                if !due.more {
+                    return total;
+                }
+            }
+        };
+        for second in [11.0, 12.0] {
+            let now = expired_by(second);
+            let bucket = SPREAD_PER_SECOND / 4;
+            assert!(
+                now.abs_diff(SPREAD_PER_SECOND) <= bucket,
+                "{now} expired in a second"
+            );
+        }
+        expired_by(14.0);
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn one_look_is_bounded_and_says_that_there_is_more() {
+        let mut table = leader();
+        for n in 1..=5 {
+            table
+                .grant(LeaseId::new(n), 2, at(0.0))
+                .expect("a fresh id");
+        }
+        let first = table.take_expired(3, at(9.0));
+        assert_eq!((first.expired.len(), first.more), (3, true));
+        let second = table.take_expired(3, at(9.0));
+        assert_eq!((second.expired.len(), second.more), (2, false));
+    }
+
+    #[test]
+    fn a_lease_takes_less_than_a_hundred_bytes() {
+        // A slot of the map is at least 7/16 full after growth; a queue entry's vector at least half.
+        let slot = size_of::<(LeaseId, Lease)>() + 1;
+        assert!(slot * 16 / 7 + 2 * size_of::<LeaseId>() <= 100);
+    }
+}
