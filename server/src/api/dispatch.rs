@@ -1,0 +1,121 @@
+//! From the path of a call to the service that answers it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+use trilith_proto::server::cluster_server::ClusterServer;
+use trilith_proto::server::kv_server::KvServer;
+use trilith_proto::server::lease_server::LeaseServer;
+use trilith_proto::server::maintenance_server::MaintenanceServer;
+use trilith_proto::server::watch_server::WatchServer;
+
+use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchService};
+use crate::limits::GRPC_OVERHEAD_BYTES;
+
+/// All services of the client port.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "each field is the service it is named after")]
+pub struct Services {
+    pub kv: KvService,
+    pub watch: WatchService,
+    pub lease: LeaseService,
+    pub cluster: ClusterService,
+    pub maintenance: MaintenanceService,
+}
+
+/// Routes calls by their path. A plain match instead of a router: it is on the way of every request.
+#[derive(Clone)]
+pub(super) struct Dispatch {
+    kv: KvServer<KvService>,
+    watch: WatchServer<WatchService>,
+    lease: LeaseServer<LeaseService>,
+    cluster: ClusterServer<ClusterService>,
+    maintenance: MaintenanceServer<MaintenanceService>,
+}
+
+/// The answer to a call, as the generated services give it.
+pub(super) type Answer =
+    Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'static>>;
+
+impl Dispatch {
+    /// Limits messages to `request_bytes_max` and an envelope, as grpc-go does for etcd.
+    pub(super) fn new(services: &Services, request_bytes_max: usize) -> Self {
+        macro_rules! limited {
+            ($server:ident, $service:expr) => {
+                $server::new($service.clone())
+                    .max_decoding_message_size(request_bytes_max + GRPC_OVERHEAD_BYTES)
+                    .max_encoding_message_size(SEND_BYTES_MAX)
+            };
+        }
+        Self {
+            kv: limited!(KvServer, services.kv),
+            watch: limited!(WatchServer, services.watch),
+            lease: limited!(LeaseServer, services.lease),
+            cluster: limited!(ClusterServer, services.cluster),
+            maintenance: limited!(MaintenanceServer, services.maintenance),
+        }
+    }
+
+    /// Answers one call.
+    pub(super) fn call(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')) else {
+            return refuse(Status::unimplemented(format!("malformed method name: {path:?}")));
+        };
+        match service {
+            "etcdserverpb.KV" if KV.contains(&method) => self.kv.clone().call(request),
+            "etcdserverpb.Watch" if method == "Watch" => self.watch.clone().call(request),
+            "etcdserverpb.Lease" if LEASE.contains(&method) => self.lease.clone().call(request),
+            "etcdserverpb.Cluster" if CLUSTER.contains(&method) => {
+                self.cluster.clone().call(request)
+            }
+            "etcdserverpb.Maintenance" if MAINTENANCE.contains(&method) => {
+                self.maintenance.clone().call(request)
+            }
+            "etcdserverpb.KV" | "etcdserverpb.Watch" | "etcdserverpb.Lease"
+            | "etcdserverpb.Cluster" | "etcdserverpb.Maintenance" => refuse(Status::unimplemented(
+                format!("unknown method {method} for service {service}"),
+            )),
+            "etcdserverpb.Auth" | "v3lockpb.Lock" | "v3electionpb.Election" => {
+                refuse(super::status::not_yet(
+                    &format!("service {service}"),
+                    "locks and elections of etcd's client libraries need only KV and Lease",
+                ))
+            }
+            _ => refuse(Status::unimplemented(format!("unknown service {service}"))),
+        }
+    }
+}
+
+/// A call that is refused before it reaches a service.
+fn refuse(status: Status) -> Answer {
+    Box::pin(async move { Ok(status.into_http()) })
+}
+
+const KV: [&str; 6] = ["Range", "Put", "Txn", "DeleteRange", "RangeStream", "Compact"];
+
+const LEASE: [&str; 5] =
+    ["LeaseKeepAlive", "LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases"];
+
+const CLUSTER: [&str; 5] =
+    ["MemberList", "MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote"];
+
+const MAINTENANCE: [&str; 8] = [
+    "Status",
+    "Alarm",
+    "HashKV",
+    "Hash",
+    "Defragment",
+    "Snapshot",
+    "MoveLeader",
+    "Downgrade",
+];
+
+/// grpc-go's bound on a message that is sent: what a signed 32-bit length holds.
+const SEND_BYTES_MAX: usize = i32::MAX as usize;

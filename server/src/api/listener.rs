@@ -1,0 +1,170 @@
+//! Client connections: accepted, bounded, served as HTTP/2 or HTTP/1, and let go on shutdown.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::dispatch::{Dispatch, Services};
+
+/// Settings of a connection, from the flags of the same names.
+#[derive(Clone, Debug)]
+pub struct ConnectionSettings {
+    /// `--max-request-bytes`; a message may have an envelope on top.
+    pub request_bytes_max: usize,
+    /// `--max-concurrent-streams`, per connection.
+    pub concurrent_streams_max: u32,
+    /// `--grpc-keepalive-interval`: a ping after this long without traffic.
+    pub keepalive_interval: Duration,
+    /// `--grpc-keepalive-timeout`: how long its answer may take.
+    pub keepalive_timeout: Duration,
+}
+
+/// Binds a listener of client traffic.
+///
+/// # Errors
+///
+/// When the address cannot be bound: usually another process has it.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves `listeners` until `shutdown` turns true, then lets calls in flight finish, for
+/// [`DRAIN_TIME_MAX`] at most.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    services: Services,
+    settings: ConnectionSettings,
+    shutdown: watch::Receiver<bool>,
+) {
+    let dispatch = Dispatch::new(&services, settings.request_bytes_max);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let server = Server {
+            dispatch: dispatch.clone(),
+            builder: builder(&settings),
+            connections: connections.clone(),
+            shutdown: shutdown.clone(),
+        };
+        accepting.spawn(server.accept(listener));
+    }
+    while accepting.join_next().await.is_some() {}
+    let all = u32::try_from(CONNECTIONS_MAX).expect("the bound on connections fits");
+    let drained = tokio::time::timeout(DRAIN_TIME_MAX, connections.acquire_many(all)).await;
+    if drained.is_err() {
+        let left = CONNECTIONS_MAX - connections.available_permits();
+        tracing::warn!(connections = left, "closing connections that did not finish in time");
+    }
+}
+
+struct Server {
+    dispatch: Dispatch,
+    builder: auto::Builder<TokioExecutor>,
+    connections: Arc<Semaphore>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Server {
+    async fn accept(mut self, listener: TcpListener) {
+        loop {
+            let permit = self.connections.clone().acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = self.shutdown.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok((stream, _peer)) => {
+                    let connection = serve_connection(
+                        stream,
+                        self.dispatch.clone(),
+                        self.builder.clone(),
+                        self.shutdown.clone(),
+                    );
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a client connection");
+                    tokio::time::sleep(ACCEPT_BACK_OFF).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    dispatch: Dispatch,
+    builder: auto::Builder<TokioExecutor>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a client connection closed before it was served");
+        return;
+    }
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let answer = dispatch.call(request);
+        async move { answer.await.map_err(|never: Infallible| match never {}) as Result<_, Infallible> }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = shutdown.wait_for(|stop| *stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "a client connection ended with an error");
+    }
+}
+
+fn builder(settings: &ConnectionSettings) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIME_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(settings.keepalive_interval)
+        .keep_alive_timeout(settings.keepalive_timeout)
+        .max_concurrent_streams(settings.concurrent_streams_max)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX));
+    builder
+}
+
+/// Connections served at once; with two descriptors for each a common limit of 65,536 leaves room for
+/// files. More wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 30_000;
+
+/// How long calls in flight may take after the stop was asked for.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Pause after a failed accept, so that a lack of file descriptors does not spin.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How long an HTTP/1 client may take over its headers.
+const HEADER_READ_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of one request's headers: generous for gRPC metadata, and no room for header bombs.
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+
+/// Streams a client may have reset before we looked at them; more is a rapid-reset attack.
+const PENDING_RESETS_MAX: usize = 64;
