@@ -1,5 +1,6 @@
 //! The Trilith server as a library: one member of an etcd-compatible cluster.
 
+pub mod cluster;
 pub mod error;
 pub mod ids;
 pub mod lease;

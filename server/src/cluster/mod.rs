@@ -1,0 +1,7 @@
+//! What makes members a cluster: who they are, which version they agree on, how it begins.
+
+mod member_table;
+mod version;
+
+pub use member_table::{Change, Member, MemberTable};
+pub use version::{DowngradeInfo, SERVER_VERSION, Version, downgrade_target, next_cluster_version};
