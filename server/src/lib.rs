@@ -1,6 +1,8 @@
 //! The Trilith server as a library: one member of an etcd-compatible cluster.
 
 pub mod cluster;
+pub mod config;
 pub mod error;
 pub mod ids;
 pub mod lease;
+pub mod logging;

@@ -1,2 +1,75 @@
-//! bin
-fn main() {}
+//! The binary `trilith`: reads the flags, sets up the log, runs the member.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use tracing::{error, info, warn};
+use trilith_server::config::{self, Config, ConfigError, Stop};
+use trilith_server::logging::{self, FATAL, LogConfig};
+
+/// One allocator for Rust and C++: it gives memory back, which a long-lived server needs.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os().map(lossy).collect();
+    let env: Vec<_> = std::env::vars_os().map(|(k, v)| (lossy(k), lossy(v))).collect();
+    let loaded = config::load(args.get(1..).unwrap_or_default(), &env);
+
+    if let Err(Stop::Print { stdout, stderr, code }) = &loaded.outcome {
+        // A closed pipe is no reason to fail: whoever read it has seen enough.
+        let _closed = std::io::stderr().write_all(stderr.as_bytes());
+        let _closed = std::io::stdout().write_all(stdout.as_bytes());
+        return ExitCode::from(*code);
+    }
+    let log = match &loaded.outcome {
+        Ok(config) => config.log.clone(),
+        Err(_) => LogConfig::default(),
+    };
+    let opened = logging::init(&log);
+    if opened.is_err() {
+        logging::init(&LogConfig::default()).expect("the log failed to open, so there is none yet");
+    }
+    logging::abort_on_panic();
+    for note in &loaded.notes {
+        note.log();
+    }
+    info!(?args, "Running: ");
+    match (loaded.outcome, opened) {
+        (_, Err(error)) => refuse(&error, 1),
+        (Err(Stop::Refused(error)), _) => refuse_config(&error),
+        (Ok(config), Ok(())) => run(*config),
+        (Err(Stop::Print { code, .. }), _) => ExitCode::from(code),
+    }
+}
+
+/// Runs the member until it is told to stop.
+fn run(config: Config) -> ExitCode {
+    match config.bootstrap() {
+        Ok(_) => error!(target: FATAL, "this build has no member to run"),
+        Err(error) => error!(target: FATAL, %error, "the cluster settings are refused"),
+    }
+    ExitCode::FAILURE
+}
+
+fn refuse_config(error: &ConfigError) -> ExitCode {
+    match error {
+        ConfigError::Shadowed { variable } => {
+            error!(target: FATAL, "environment-variable" = variable, "{error}");
+            return ExitCode::FAILURE;
+        }
+        ConfigError::UnsetAdvertise => warn!(%error, "advertise client URLs are not set"),
+        _ => {}
+    }
+    refuse(error, error.exit_code())
+}
+
+fn refuse(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    warn!(error, "failed to verify flags");
+    ExitCode::from(code)
+}
+
+/// Flags and values are text; what is not is refused later under the name that it then has.
+fn lossy(text: std::ffi::OsString) -> String {
+    text.to_string_lossy().into_owned()
+}

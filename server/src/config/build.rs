@@ -1,0 +1,243 @@
+//! From checked values to a [`Config`]: units, defaults that depend on others, lower limits.
+
+use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Config;
+use super::check::RECOMMENDED_REQUEST_BYTES;
+use super::cluster::ClusterState;
+use super::duration::go_duration;
+use super::error::ConfigError;
+use super::flags::Values;
+use super::note::Note;
+use super::url::MemberUrl;
+use crate::logging::{LogConfig, LogFormat, LogLevel, LogOutput};
+
+const DEFAULT_NAME: &str = "default";
+const DEFAULT_PEER_URL: &str = "http://localhost:2380";
+const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
+const DEFAULT_INITIAL_CLUSTER: &str = "default=http://localhost:2380";
+
+/// What etcd takes for a setting of 0.
+const DEFAULT_SNAPSHOT_COUNT: u64 = 10_000;
+const DEFAULT_CATCHUP_ENTRIES: u64 = 5_000;
+const DEFAULT_COMPACTION_BATCH: usize = 1_000;
+const DEFAULT_COMPACTION_SLEEP: Duration = Duration::from_millis(10);
+const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
+const DEFAULT_UNARY_WARNING: Duration = Duration::from_millis(300);
+
+/// Below these, etcd raises a setting.
+const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+const MIN_PEER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Builds the configuration; `values` have passed [`super::check::check`].
+pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, ConfigError> {
+    let name = values.text("name").to_owned();
+    if name == DEFAULT_NAME {
+        notes.push(Note::DefaultName);
+    }
+    let data_dir = data_dir(values, notes);
+    let peer_urls = advertised(
+        values,
+        "initial-advertise-peer-urls",
+        "listen-peer-urls",
+        notes,
+    );
+    let client_urls = advertised(values, "advertise-client-urls", "listen-client-urls", notes);
+    let max_request_bytes = values.uint("max-request-bytes");
+    if max_request_bytes > RECOMMENDED_REQUEST_BYTES {
+        notes.push(Note::LargeRequests {
+            bytes: max_request_bytes,
+        });
+    }
+    Ok(Config {
+        initial_cluster: initial_cluster(values, &name, &peer_urls),
+        name,
+        data_dir,
+        wal_dir: Some(values.text("wal-dir"))
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from),
+        snapshot_count: or_default(values.uint("snapshot-count"), DEFAULT_SNAPSHOT_COUNT),
+        snapshot_catchup_entries: or_default(
+            values.uint("snapshot-catchup-entries"),
+            DEFAULT_CATCHUP_ENTRIES,
+        ),
+        heartbeat_interval: Duration::from_millis(values.uint("heartbeat-interval")),
+        election_timeout: Duration::from_millis(values.uint("election-timeout")),
+        initial_election_tick_advance: values.bool("initial-election-tick-advance"),
+        pre_vote: values.bool("pre-vote"),
+        listen_client_urls: values.urls("listen-client-urls").to_vec(),
+        listen_peer_urls: values.urls("listen-peer-urls").to_vec(),
+        advertise_client_urls: client_urls,
+        initial_advertise_peer_urls: peer_urls,
+        initial_cluster_state: match values.text("initial-cluster-state") {
+            "existing" => ClusterState::Existing,
+            _ => ClusterState::New,
+        },
+        initial_cluster_token: values.text("initial-cluster-token").to_owned(),
+        strict_reconfig_check: values.bool("strict-reconfig-check"),
+        max_learners: size(values.int("max-learners")),
+        raft_read_timeout: peer_timeout(values, "raft-read-timeout", notes),
+        raft_write_timeout: peer_timeout(values, "raft-write-timeout", notes),
+        quota_backend_bytes: values.int("quota-backend-bytes"),
+        max_txn_ops: values.uint("max-txn-ops").try_into().unwrap_or(usize::MAX),
+        max_request_bytes: max_request_bytes.try_into().unwrap_or(usize::MAX),
+        max_concurrent_streams: values
+            .uint("max-concurrent-streams")
+            .try_into()
+            .expect("the flag's kind holds 32 bits"),
+        grpc_keepalive_min_time: at_least_zero(values.duration("grpc-keepalive-min-time")),
+        grpc_keepalive_interval: some_time(values.duration("grpc-keepalive-interval")),
+        grpc_keepalive_timeout: some_time(values.duration("grpc-keepalive-timeout")),
+        socket_reuse_port: values.bool("socket-reuse-port"),
+        socket_reuse_address: values.bool("socket-reuse-address"),
+        corrupt_check_time: some_time(values.duration("corrupt-check-time")),
+        compact_hash_check_time: at_least_zero(values.duration("compact-hash-check-time")),
+        compaction_batch_limit: or_default(
+            size(values.int("compaction-batch-limit")),
+            DEFAULT_COMPACTION_BATCH,
+        ),
+        compaction_sleep_interval: some_time(values.duration("compaction-sleep-interval"))
+            .unwrap_or(DEFAULT_COMPACTION_SLEEP),
+        watch_progress_notify_interval: progress_interval(values, notes),
+        warning_apply_duration: at_least_zero(values.duration("warning-apply-duration")),
+        warning_unary_request_duration: some_time(
+            values.duration("warning-unary-request-duration"),
+        )
+        .unwrap_or(DEFAULT_UNARY_WARNING),
+        feature_gates: values.gates("feature-gates").clone(),
+        unsafe_no_fsync: values.bool("unsafe-no-fsync"),
+        log: log(values)?,
+    })
+}
+
+/// 0 stands for the default in several of etcd's settings.
+fn or_default<T: Default + PartialEq>(value: T, default: T) -> T {
+    if value == T::default() {
+        default
+    } else {
+        value
+    }
+}
+
+fn at_least_zero(nanos: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}
+
+/// None for zero and below, which switches off what the time is for.
+fn some_time(nanos: i64) -> Option<Duration> {
+    Some(at_least_zero(nanos)).filter(|time| !time.is_zero())
+}
+
+fn size(value: i64) -> usize {
+    usize::try_from(value).expect("negative values were refused by the checks")
+}
+
+fn data_dir(values: &Values, notes: &mut Vec<Note>) -> PathBuf {
+    let given = values.text("data-dir");
+    if !given.is_empty() {
+        return PathBuf::from(given);
+    }
+    let dir = format!("{}.etcd", values.text("name"));
+    notes.push(Note::DefaultDataDir { dir: dir.clone() });
+    PathBuf::from(dir)
+}
+
+/// The advertised URLs. A default one beside a listener on all addresses gets this machine's address.
+fn advertised(
+    values: &Values,
+    advertise: &str,
+    listen: &str,
+    notes: &mut Vec<Note>,
+) -> Vec<MemberUrl> {
+    let urls = values.urls(advertise);
+    let default = match advertise {
+        "advertise-client-urls" => DEFAULT_CLIENT_URL,
+        _ => DEFAULT_PEER_URL,
+    };
+    let listens_everywhere = values
+        .urls(listen)
+        .first()
+        .filter(|url| url.host() == "0.0.0.0");
+    let (Some(listener), [only]) = (listens_everywhere, urls) else {
+        return urls.to_vec();
+    };
+    if only.to_string() != default {
+        return urls.to_vec();
+    }
+    match default_host() {
+        Ok(host) => {
+            notes.push(Note::DefaultHost {
+                host: host.to_string(),
+            });
+            vec![MemberUrl::http(host, listener.port())]
+        }
+        Err(error) => {
+            notes.push(Note::NoDefaultHost {
+                error: error.to_string(),
+            });
+            urls.to_vec()
+        }
+    }
+}
+
+/// The address from which this machine reaches the outside, as its routes say.
+///
+/// Connecting a datagram socket chooses the route and sends nothing; the address belongs to the
+/// range for documentation (RFC 5737), so that no real host is meant.
+fn default_host() -> std::io::Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect("192.0.2.1:9")?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// With a name of its own and no list, a member founds a cluster of itself.
+fn initial_cluster(values: &Values, name: &str, peer_urls: &[MemberUrl]) -> String {
+    let given = values.text("initial-cluster");
+    if name == DEFAULT_NAME || given != DEFAULT_INITIAL_CLUSTER {
+        return given.to_owned();
+    }
+    let name = if name.is_empty() { DEFAULT_NAME } else { name };
+    let members: Vec<String> = peer_urls
+        .iter()
+        .map(|url| format!("{name}={url}"))
+        .collect();
+    members.join(",")
+}
+
+fn peer_timeout(values: &Values, flag: &'static str, notes: &mut Vec<Note>) -> Duration {
+    let given = at_least_zero(values.duration(flag));
+    if given < MIN_PEER_TIMEOUT {
+        notes.push(Note::TimeoutRaised { flag });
+    }
+    given.max(MIN_PEER_TIMEOUT)
+}
+
+fn progress_interval(values: &Values, notes: &mut Vec<Note>) -> Duration {
+    let nanos = values.duration("watch-progress-notify-interval");
+    let Some(given) = some_time(nanos) else {
+        return DEFAULT_PROGRESS_INTERVAL;
+    };
+    if given < MIN_PROGRESS_INTERVAL {
+        notes.push(Note::ProgressIntervalRaised {
+            given: go_duration(nanos),
+        });
+    }
+    given.max(MIN_PROGRESS_INTERVAL)
+}
+
+fn log(values: &Values) -> Result<LogConfig, ConfigError> {
+    let level = values.text("log-level");
+    let format = values.text("log-format");
+    let outputs = values
+        .words("log-outputs")
+        .iter()
+        .map(|output| LogOutput::parse(output));
+    Ok(LogConfig {
+        level: LogLevel::parse(level).ok_or_else(|| ConfigError::LogLevel(level.to_owned()))?,
+        format: LogFormat::parse(format)
+            .ok_or_else(|| ConfigError::LogFormat(format.to_owned()))?,
+        outputs: outputs.collect(),
+    })
+}

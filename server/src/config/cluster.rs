@@ -1,0 +1,128 @@
+//! The members of a new cluster: reading `--initial-cluster` and holding it against this member.
+//!
+//! None of this matters once a member has data, so it is checked only for a first start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use super::Config;
+use super::check::not_yet;
+use super::error::ConfigError;
+use super::table::CLUSTER;
+use super::url::{MemberUrl, join};
+
+/// Whether the first start founds a cluster or joins one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the flag's values")]
+pub enum ClusterState {
+    New,
+    Existing,
+}
+
+/// What a member needs to know for its first start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Peer URLs of each member by name, sorted; one member, this one, until there are clusters.
+    pub members: BTreeMap<String, Vec<MemberUrl>>,
+    /// Keeps clusters with the same URLs apart.
+    pub token: String,
+}
+
+impl Config {
+    /// Reads and checks what matters for a first start only, as etcd does.
+    pub fn bootstrap(&self) -> Result<Bootstrap, ConfigError> {
+        let members = parse_members(&self.initial_cluster).map_err(ConfigError::InitialCluster)?;
+        let Some(own) = members.get(&self.name) else {
+            return Err(ConfigError::NoLocalName(self.name.clone()));
+        };
+        if self.initial_cluster_state == ClusterState::New {
+            self.advertised_urls_match(own)?;
+        }
+        let urls: Vec<String> = members
+            .values()
+            .flatten()
+            .map(ToString::to_string)
+            .collect();
+        if urls.iter().collect::<BTreeSet<_>>().len() < urls.len() {
+            return Err(ConfigError::DuplicateUrl(written(&members)));
+        }
+        if self.initial_cluster_state == ClusterState::Existing {
+            return Err(not_yet("initial-cluster-state=existing", &CLUSTER));
+        }
+        if members.len() > 1 {
+            let setting = format!("initial-cluster with {} members", members.len());
+            return Err(not_yet(&setting, &CLUSTER));
+        }
+        Ok(Bootstrap {
+            members,
+            token: self.initial_cluster_token.clone(),
+        })
+    }
+
+    /// The URLs in the list and the advertised ones must be the same, be it after resolving names.
+    fn advertised_urls_match(&self, own: &[MemberUrl]) -> Result<(), ConfigError> {
+        let advertised = &self.initial_advertise_peer_urls;
+        if own == advertised {
+            return Ok(());
+        }
+        let resolved = |urls: &[MemberUrl]| -> Option<BTreeSet<SocketAddr>> {
+            urls.iter().map(resolve).collect()
+        };
+        if own.len() == advertised.len()
+            && let (Some(own), Some(advertised)) = (resolved(own), resolved(advertised))
+            && own == advertised
+        {
+            return Ok(());
+        }
+        let absent = |of: &[MemberUrl], from: &[MemberUrl]| -> Vec<String> {
+            of.iter()
+                .filter(|url| !from.contains(url))
+                .map(ToString::to_string)
+                .collect()
+        };
+        let missing = absent(own, advertised);
+        if !missing.is_empty() {
+            let has: Vec<_> = missing
+                .iter()
+                .map(|url| format!("{}={url}", self.name))
+                .collect();
+            return Err(ConfigError::NotAdvertised {
+                has: has.join(","),
+                urls: join(advertised),
+            });
+        }
+        Err(ConfigError::NotInCluster {
+            has: absent(advertised, own).join(","),
+            cluster: self.initial_cluster.clone(),
+        })
+    }
+}
+
+fn resolve(url: &MemberUrl) -> Option<SocketAddr> {
+    let port = url.port().parse::<u16>().ok()?;
+    (url.host(), port).to_socket_addrs().ok()?.next()
+}
+
+/// Reads `name=url,name=url`; a name may come more than once.
+fn parse_members(text: &str) -> Result<BTreeMap<String, Vec<MemberUrl>>, String> {
+    let mut members: BTreeMap<String, Vec<MemberUrl>> = BTreeMap::new();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let (name, url) = pair.split_once('=').unwrap_or((pair, ""));
+        members
+            .entry(name.to_owned())
+            .or_default()
+            .push(MemberUrl::parse(url)?);
+    }
+    for urls in members.values_mut() {
+        urls.sort_by_key(ToString::to_string);
+    }
+    Ok(members)
+}
+
+/// As `--initial-cluster` would be written, sorted.
+fn written(members: &BTreeMap<String, Vec<MemberUrl>>) -> String {
+    let pairs = members
+        .iter()
+        .flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}")));
+    pairs.collect::<Vec<_>>().join(",")
+}
