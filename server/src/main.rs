@@ -13,10 +13,17 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().map(lossy).collect();
-    let env: Vec<_> = std::env::vars_os().map(|(k, v)| (lossy(k), lossy(v))).collect();
+    let env: Vec<_> = std::env::vars_os()
+        .map(|(k, v)| (lossy(k), lossy(v)))
+        .collect();
     let loaded = config::load(args.get(1..).unwrap_or_default(), &env);
 
-    if let Err(Stop::Print { stdout, stderr, code }) = &loaded.outcome {
+    if let Err(Stop::Print {
+        stdout,
+        stderr,
+        code,
+    }) = &loaded.outcome
+    {
         // A closed pipe is no reason to fail: whoever read it has seen enough.
         let _closed = std::io::stderr().write_all(stderr.as_bytes());
         let _closed = std::io::stdout().write_all(stdout.as_bytes());
@@ -36,7 +43,7 @@ fn main() -> ExitCode {
     }
     info!(?args, "Running: ");
     match (loaded.outcome, opened) {
-        (_, Err(error)) => refuse(&error, 1),
+        (_, Err(error)) => refuse(&error.to_string(), 1),
         (Err(Stop::Refused(error)), _) => refuse_config(&error),
         (Ok(config), Ok(())) => run(*config),
         (Err(Stop::Print { code, .. }), _) => ExitCode::from(code),
@@ -55,16 +62,16 @@ fn run(config: Config) -> ExitCode {
 fn refuse_config(error: &ConfigError) -> ExitCode {
     match error {
         ConfigError::Shadowed { variable } => {
-            error!(target: FATAL, "environment-variable" = variable, "{error}");
+            error!(target: FATAL, { "environment-variable" = variable }, "{error}");
             return ExitCode::FAILURE;
         }
         ConfigError::UnsetAdvertise => warn!(%error, "advertise client URLs are not set"),
         _ => {}
     }
-    refuse(error, error.exit_code())
+    refuse(&error.to_string(), error.exit_code())
 }
 
-fn refuse(error: &dyn std::error::Error, code: u8) -> ExitCode {
+fn refuse(error: &str, code: u8) -> ExitCode {
     warn!(error, "failed to verify flags");
     ExitCode::from(code)
 }

@@ -98,7 +98,7 @@ pub(crate) fn go_duration(nanos: i64) -> String {
 /// `n / scale` as a decimal number without trailing zeros; `scale` is a power of ten.
 fn decimal(n: u64, scale: u64) -> String {
     let mut text = format!("{}", n / scale);
-    if n % scale != 0 {
+    if !n.is_multiple_of(scale) {
         let width = scale.ilog10() as usize;
         text.push_str(format!(".{:0width$}", n % scale).trim_end_matches('0'));
     }
