@@ -37,7 +37,8 @@ bench: build
 	scripts/setup.sh test
 	cargo build --locked --release -p trilith-bench
 	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
-	exec "$$CARGO_TARGET_DIR/release/trilith-bench" $(ARGS)
+	export TRILITH_BENCH="$$CARGO_TARGET_DIR/release/trilith-bench"
+	exec scripts/bench.sh $(ARGS)
 
 soak: build
 	@scripts/setup.sh test
