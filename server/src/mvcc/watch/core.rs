@@ -113,8 +113,15 @@ impl Core {
     /// Takes up the store's revision. Only while there are no watchers: revisions in between are
     /// not fanned out.
     pub(super) fn restart_at(&mut self, revision: Revision) {
-        assert_eq!(self.watchers, 0, "the hub restarts at {revision} with watchers");
-        assert!(self.revision <= revision, "from {} back to {revision}", self.revision);
+        assert_eq!(
+            self.watchers, 0,
+            "the hub restarts at {revision} with watchers"
+        );
+        assert!(
+            self.revision <= revision,
+            "from {} back to {revision}",
+            self.revision
+        );
         self.revision = revision;
         self.recent.clear();
     }
@@ -158,7 +165,9 @@ impl Core {
     /// Creates a watcher and queues the answer.
     pub(super) fn create(&mut self, stream_id: StreamId, request: WatchRequest) {
         let revision = self.revision;
-        let Some(stream) = self.streams.get_mut(&stream_id) else { return };
+        let Some(stream) = self.streams.get_mut(&stream_id) else {
+            return;
+        };
         let id = match stream.admit(&request) {
             Ok(id) => id,
             Err(reason) => {
@@ -166,9 +175,18 @@ impl Core {
                 return;
             }
         };
-        let WatchRequest { interval, start, options, .. } = request;
+        let WatchRequest {
+            interval,
+            start,
+            options,
+            ..
+        } = request;
         let key = Arc::new(GroupKey { interval, options });
-        stream.mailbox.push(Delivery::Created { id, options, revision });
+        stream.mailbox.push(Delivery::Created {
+            id,
+            options,
+            revision,
+        });
         let start = Revision::new(start);
         let place = match start {
             _ if start.get() == 0 => Place::Synced,
@@ -191,14 +209,21 @@ impl Core {
     /// Cancels a watcher on the client's wish and queues the answer; an unknown id has none.
     pub(super) fn cancel(&mut self, stream_id: StreamId, id: WatchId) {
         let revision = self.revision;
-        let Some(stream) = self.streams.get_mut(&stream_id) else { return };
-        let Some(Watcher { key, place }) = stream.watchers.remove(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&stream_id) else {
+            return;
+        };
+        let Some(Watcher { key, place }) = stream.watchers.remove(&id) else {
+            return;
+        };
         stream.unsynced -= usize::from(place != Place::Synced);
         self.watchers -= 1;
         match place {
             Place::Synced => {
                 let removed = self.synced.remove(&key, stream_id, id);
-                assert!(removed, "synced watcher {id} of {stream_id:?} is in no group");
+                assert!(
+                    removed,
+                    "synced watcher {id} of {stream_id:?} is in no group"
+                );
             }
             Place::Waiting(start) => {
                 self.waiting.remove(&(start, stream_id, id));
@@ -211,7 +236,9 @@ impl Core {
 
     /// Forgets a stream and its watchers.
     pub(super) fn close(&mut self, stream_id: StreamId) {
-        let Some(stream) = self.streams.remove(&stream_id) else { return };
+        let Some(stream) = self.streams.remove(&stream_id) else {
+            return;
+        };
         self.watchers -= stream.watchers.len();
         for (id, watcher) in stream.watchers {
             match watcher.place {
@@ -227,18 +254,27 @@ impl Core {
 
     /// Answers a progress request: only if all watchers of the stream are synced, else not at all.
     pub(super) fn stream_progress(&mut self, stream_id: StreamId) {
-        let Some(stream) = self.streams.get(&stream_id) else { return };
+        let Some(stream) = self.streams.get(&stream_id) else {
+            return;
+        };
         if stream.unsynced == 0 && !stream.watchers.is_empty() {
-            stream.mailbox.push(Delivery::StreamProgress { revision: self.revision });
+            stream.mailbox.push(Delivery::StreamProgress {
+                revision: self.revision,
+            });
         }
     }
 
     /// Tells those of the watchers that are synced how far they are; skipped while the client does
     /// not keep up, since it is about to hear of more than this.
     pub(super) fn progress(&mut self, stream_id: StreamId, ids: impl Iterator<Item = WatchId>) {
-        let Some(stream) = self.streams.get(&stream_id) else { return };
+        let Some(stream) = self.streams.get(&stream_id) else {
+            return;
+        };
         let synced = |id: &WatchId| {
-            stream.watchers.get(id).is_some_and(|watcher| watcher.place == Place::Synced)
+            stream
+                .watchers
+                .get(id)
+                .is_some_and(|watcher| watcher.place == Place::Synced)
         };
         let mut ids: Vec<WatchId> = ids.filter(synced).collect();
         if ids.is_empty() {
@@ -246,7 +282,10 @@ impl Core {
         }
         ids.sort_unstable();
         let watchers = Recipients::Many(Arc::new(ids));
-        let _ = stream.mailbox.offer(Delivery::Progress { watchers, revision: self.revision });
+        let _ = stream.mailbox.offer(Delivery::Progress {
+            watchers,
+            revision: self.revision,
+        });
     }
 }
 

@@ -61,7 +61,9 @@ pub(super) enum History {
 impl Core {
     /// Queues a pass for the stream if it has watchers behind and room for what they will get.
     pub(super) fn schedule(&mut self, stream_id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&stream_id) else { return };
+        let Some(stream) = self.streams.get_mut(&stream_id) else {
+            return;
+        };
         if matches!(stream.turn, Turn::Idle)
             && !stream.cohorts.is_empty()
             && stream.mailbox.ask_room()
@@ -75,21 +77,36 @@ impl Core {
     /// Gives what has to be read from disk, if anything.
     pub(super) fn begin_pass(&mut self, stream_id: StreamId, compacted: Revision) -> Option<Pass> {
         let stream = self.streams.get_mut(&stream_id)?;
-        assert!(matches!(stream.turn, Turn::Queued), "a pass begins when it was queued");
+        assert!(
+            matches!(stream.turn, Turn::Queued),
+            "a pass begins when it was queued"
+        );
         stream.turn = Turn::Idle;
         let (from, cohort) = stream.cohorts.pop_first()?;
-        assert!(from <= self.revision, "cohort at {from}, the hub at {}", self.revision);
+        assert!(
+            from <= self.revision,
+            "cohort at {from}, the hub at {}",
+            self.revision
+        );
         if from < compacted {
             stream.compacted(&cohort, stream_id, compacted);
             self.schedule(stream_id);
             return None;
         }
         let Some(recent) = self.recent.since(from) else {
-            stream.turn = Turn::Running { canceled: Vec::new() };
+            stream.turn = Turn::Running {
+                canceled: Vec::new(),
+            };
             let next_cohort = stream.cohorts.first_key_value().map(|(cursor, _)| *cursor);
             let end = self.revision.next();
             let to = next_cohort.map_or(end, |cursor| cursor.min(end));
-            return Some(Pass { stream: stream_id, cohort, from, to, revision: self.revision });
+            return Some(Pass {
+                stream: stream_id,
+                cohort,
+                from,
+                to,
+                revision: self.revision,
+            });
         };
         let mut gather = Gather::default();
         let mut next = from;
@@ -107,17 +124,33 @@ impl Core {
 
     /// Ends a pass with what was read for it.
     pub(super) fn end_pass(&mut self, pass: Pass, history: History) {
-        let Pass { stream: stream_id, mut cohort, from, to, revision } = pass;
-        let Some(stream) = self.streams.get_mut(&stream_id) else { return };
+        let Pass {
+            stream: stream_id,
+            mut cohort,
+            from,
+            to,
+            revision,
+        } = pass;
+        let Some(stream) = self.streams.get_mut(&stream_id) else {
+            return;
+        };
         let turn = std::mem::replace(&mut stream.turn, Turn::Idle);
-        let Turn::Running { canceled } = turn else { unreachable!("a pass ends once") };
+        let Turn::Running { canceled } = turn else {
+            unreachable!("a pass ends once")
+        };
         for (key, id) in canceled {
             let removed = cohort.remove(&key, stream_id, id);
-            assert!(removed, "canceled watcher {id} of {stream_id:?} is in no cohort");
+            assert!(
+                removed,
+                "canceled watcher {id} of {stream_id:?} is in no cohort"
+            );
         }
         match history {
             History::Read { events, next } => {
-                assert!(from < next && next <= to, "read to {next} of [{from}, {to})");
+                assert!(
+                    from < next && next <= to,
+                    "read to {next} of [{from}, {to})"
+                );
                 let mut gather = Gather::default();
                 for events in events {
                     gather.add(&cohort, &Feed::new(events));
@@ -134,7 +167,10 @@ impl Core {
 
     /// Puts a cohort where its new cursor belongs.
     fn put_back(&mut self, stream_id: StreamId, cohort: Groups, cursor: Revision) {
-        let stream = self.streams.get_mut(&stream_id).expect("its cohort is at hand");
+        let stream = self
+            .streams
+            .get_mut(&stream_id)
+            .expect("its cohort is at hand");
         let in_step = cursor == self.revision.next();
         for group in cohort.iter() {
             group.members.for_each(|_, watchers| {
@@ -160,13 +196,18 @@ impl StreamState {
         stream_id: StreamId,
         watchers: Recipients,
     ) {
-        self.cohorts.entry(cursor).or_insert_with(Groups::new).add(key, stream_id, watchers);
+        self.cohorts
+            .entry(cursor)
+            .or_insert_with(Groups::new)
+            .add(key, stream_id, watchers);
     }
 
     /// Takes a cancelled watcher out of its cohort, wherever that is.
     pub(super) fn leave_cohort(&mut self, key: &Arc<GroupKey>, stream_id: StreamId, id: WatchId) {
         let found = self.cohorts.iter_mut().find_map(|(cursor, cohort)| {
-            cohort.remove(key, stream_id, id).then_some((*cursor, cohort.is_empty()))
+            cohort
+                .remove(key, stream_id, id)
+                .then_some((*cursor, cohort.is_empty()))
         });
         match found {
             Some((cursor, true)) => {
@@ -206,7 +247,10 @@ impl StreamState {
             group.members.for_each(|stream, watchers| {
                 assert_eq!(stream, stream_id, "a cohort belongs to one stream");
                 self.put(&watchers, Place::Compacted);
-                self.mailbox.push(Delivery::Compacted { watchers, compact_revision: compacted });
+                self.mailbox.push(Delivery::Compacted {
+                    watchers,
+                    compact_revision: compacted,
+                });
             });
         }
     }

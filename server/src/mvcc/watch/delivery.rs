@@ -141,7 +141,10 @@ impl Delivery {
     pub(super) fn cost(&self) -> usize {
         match self {
             Self::Events { events, .. } => {
-                events.iter().map(|event| event.len() + DELIVERY_COST).sum::<usize>()
+                events
+                    .iter()
+                    .map(|event| event.len() + DELIVERY_COST)
+                    .sum::<usize>()
                     + DELIVERY_COST
             }
             _ => DELIVERY_COST,

@@ -36,8 +36,15 @@ impl Gather {
             groups.matching(&event.key, |id, group| {
                 if let Some(encoded) = event.encoded(group.key.options) {
                     self.bytes += encoded.len();
-                    let fresh = || Pending { first: feed.revision, events: Vec::new() };
-                    self.pending.entry(id).or_insert_with(fresh).events.push(encoded);
+                    let fresh = || Pending {
+                        first: feed.revision,
+                        events: Vec::new(),
+                    };
+                    self.pending
+                        .entry(id)
+                        .or_insert_with(fresh)
+                        .events
+                        .push(encoded);
                 }
                 true
             });
@@ -66,8 +73,16 @@ impl Core {
                 // The first watcher came between publishing and this call, and saw it published.
                 continue;
             }
-            assert_eq!(self.revision.next(), revision, "revisions are fanned out without gaps");
-            if self.waiting.first().is_some_and(|(start, ..)| *start <= revision) {
+            assert_eq!(
+                self.revision.next(),
+                revision,
+                "revisions are fanned out without gaps"
+            );
+            if self
+                .waiting
+                .first()
+                .is_some_and(|(start, ..)| *start <= revision)
+            {
                 self.deliver(&mut gather);
                 self.join_waiting(revision);
             }
@@ -88,11 +103,18 @@ impl Core {
             && start <= revision
         {
             self.waiting.pop_first();
-            let stream = self.streams.get_mut(&stream_id).expect("closing clears `waiting`");
-            let watcher = stream.watchers.get_mut(&id).expect("cancelling clears `waiting`");
+            let stream = self
+                .streams
+                .get_mut(&stream_id)
+                .expect("closing clears `waiting`");
+            let watcher = stream
+                .watchers
+                .get_mut(&id)
+                .expect("cancelling clears `waiting`");
             watcher.place = Place::Synced;
             stream.unsynced -= 1;
-            self.synced.add(&watcher.key, stream_id, Recipients::One(id));
+            self.synced
+                .add(&watcher.key, stream_id, Recipients::One(id));
         }
     }
 
@@ -105,7 +127,10 @@ impl Core {
             let events = Arc::new(events);
             let group = self.synced.group(id);
             group.members.for_each(|stream_id, watchers| {
-                let stream = self.streams.get(&stream_id).expect("closing clears the groups");
+                let stream = self
+                    .streams
+                    .get(&stream_id)
+                    .expect("closing clears the groups");
                 let delivery = Delivery::Events {
                     watchers,
                     options: group.key.options,
@@ -118,7 +143,10 @@ impl Core {
             });
         }
         for (key, stream_id, first) in refused {
-            let watchers = self.synced.take_stream(&key, stream_id).expect("refused just now");
+            let watchers = self
+                .synced
+                .take_stream(&key, stream_id)
+                .expect("refused just now");
             let stream = self.streams.get_mut(&stream_id).expect("refused just now");
             stream.unsynced += watchers.len();
             stream.put(&watchers, Place::Behind);
@@ -137,7 +165,9 @@ impl StreamState {
     }
 
     fn watcher_mut(&mut self, id: WatchId) -> &mut super::core::Watcher {
-        self.watchers.get_mut(&id).expect("groups and cohorts name living watchers")
+        self.watchers
+            .get_mut(&id)
+            .expect("groups and cohorts name living watchers")
     }
 }
 

@@ -3,16 +3,12 @@
 use std::{cell::OnceCell, collections::HashMap};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::{
-    Message,
-    encoding::{encode_varint, encoded_len_varint},
-};
-use trilith_proto::mvccpb::KeyValue;
+use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::delivery::WatchOptions;
 use crate::{
     ids::Revision,
-    mvcc::{Event, EventKind, RevisionEvents},
+    mvcc::{Event, EventKind, RevisionEvents, record::Fields},
 };
 
 /// Events of one revision.
@@ -34,11 +30,17 @@ pub(super) struct FeedEvent {
 
 impl Feed {
     pub(super) fn new(events: RevisionEvents) -> Self {
-        let RevisionEvents { revision, mut events } = events;
+        let RevisionEvents {
+            revision,
+            mut events,
+        } = events;
         if events.len() > 1 {
             settle_previous(&mut events);
         }
-        Self { revision, events: events.into_iter().map(FeedEvent::new).collect() }
+        Self {
+            revision,
+            events: events.into_iter().map(FeedEvent::new).collect(),
+        }
     }
 
     /// About what it takes in memory, in bytes, once encoded.
@@ -70,13 +72,18 @@ fn settle_previous(events: &mut [Event]) {
 fn is_create(event: &Event) -> bool {
     // A record that does not decode is found out where it is read; here it just has no previous.
     event.kind == EventKind::Put
-        && KeyValue::decode(event.kv.clone())
-            .map_or(true, |kv| kv.create_revision == kv.mod_revision)
+        && Fields::parse(&event.kv)
+            .map_or(true, |fields| fields.create_revision == fields.mod_revision)
 }
 
 impl FeedEvent {
     fn new(event: Event) -> Self {
-        let Event { kind, key, kv, previous } = event;
+        let Event {
+            kind,
+            key,
+            kv,
+            previous,
+        } = event;
         Self {
             kind,
             key,
@@ -101,7 +108,10 @@ impl FeedEvent {
                 .with_previous
                 .get_or_init(|| encode(self.kind, &self.kv, Some(previous)))
                 .clone(),
-            _ => self.plain.get_or_init(|| encode(self.kind, &self.kv, None)).clone(),
+            _ => self
+                .plain
+                .get_or_init(|| encode(self.kind, &self.kv, None))
+                .clone(),
         })
     }
 }
@@ -126,33 +136,66 @@ fn encode(kind: EventKind, kv: &[u8], previous: Option<&[u8]>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use trilith_proto::mvccpb;
+    use prost::Message;
+    use trilith_proto::mvccpb::{self, KeyValue};
 
     use super::*;
 
     fn pair(create_revision: i64, mod_revision: i64) -> Bytes {
         let key = Bytes::from_static(b"k");
-        KeyValue { key, create_revision, mod_revision, ..KeyValue::default() }.encode_to_vec().into()
+        let pair = KeyValue {
+            key,
+            create_revision,
+            mod_revision,
+            ..KeyValue::default()
+        };
+        pair.encode_to_vec().into()
     }
 
     fn event(kind: EventKind, kv: Bytes, previous: Option<Bytes>) -> Event {
-        Event { kind, key: Bytes::from_static(b"k"), kv, previous }
+        Event {
+            kind,
+            key: Bytes::from_static(b"k"),
+            kv,
+            previous,
+        }
     }
 
     fn decoded(feed: &Feed) -> Vec<mvccpb::Event> {
-        let options = WatchOptions { prev_kv: true, ..WatchOptions::default() };
-        let encoded = feed.events.iter().filter_map(|event| event.encoded(options));
-        encoded.map(|bytes| mvccpb::Event::decode(bytes).expect("our own encoding")).collect()
+        let options = WatchOptions {
+            prev_kv: true,
+            ..WatchOptions::default()
+        };
+        let encoded = feed
+            .events
+            .iter()
+            .filter_map(|event| event.encoded(options));
+        encoded
+            .map(|bytes| mvccpb::Event::decode(bytes).expect("our own encoding"))
+            .collect()
     }
 
     #[test]
     fn an_event_is_spliced_as_prost_would_encode_it() {
-        let kv = KeyValue { value: Bytes::from(vec![7; 300]), ..KeyValue::default() };
+        let kv = KeyValue {
+            value: Bytes::from(vec![7; 300]),
+            ..KeyValue::default()
+        };
         for (kind, number) in [(EventKind::Put, 0), (EventKind::Delete, 1)] {
-            for prev_kv in [None, Some(KeyValue { version: 3, ..kv.clone() })] {
+            for prev_kv in [
+                None,
+                Some(KeyValue {
+                    version: 3,
+                    ..kv.clone()
+                }),
+            ] {
                 let previous = prev_kv.as_ref().map(|kv| Bytes::from(kv.encode_to_vec()));
                 let spliced = encode(kind, &kv.encode_to_vec(), previous.as_deref());
-                let event = mvccpb::Event { r#type: number, kv: Some(kv.clone()), prev_kv };
+                let event = mvccpb::Event {
+                    r#type: number,
+                    kv: Some(kv.clone()),
+                    prev_kv,
+                };
                 assert_eq!(spliced, event.encode_to_vec());
             }
         }
@@ -167,8 +210,14 @@ mod tests {
             event(EventKind::Put, pair(5, 5), None),
             event(EventKind::Put, pair(5, 5), Some(pair(5, 5))),
         ];
-        let feed = Feed::new(RevisionEvents { revision: Revision::new(5), events });
-        let previous: Vec<_> = decoded(&feed).into_iter().map(|event| event.prev_kv).collect();
+        let feed = Feed::new(RevisionEvents {
+            revision: Revision::new(5),
+            events,
+        });
+        let previous: Vec<_> = decoded(&feed)
+            .into_iter()
+            .map(|event| event.prev_kv)
+            .collect();
         let old = KeyValue::decode(old).ok();
         assert_eq!(previous, [old.clone(), old, None, None]);
     }
@@ -179,7 +228,10 @@ mod tests {
             event(EventKind::Put, pair(5, 5), None),
             event(EventKind::Delete, pair(0, 5), Some(pair(5, 5))),
         ];
-        let feed = Feed::new(RevisionEvents { revision: Revision::new(5), events });
+        let feed = Feed::new(RevisionEvents {
+            revision: Revision::new(5),
+            events,
+        });
         assert!(decoded(&feed).iter().all(|event| event.prev_kv.is_none()));
     }
 }

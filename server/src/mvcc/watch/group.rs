@@ -73,7 +73,9 @@ impl Groups {
 
     /// The group of this id, which must come from `matching` and still have members.
     pub(super) fn group(&self, id: GroupId) -> &Group {
-        self.slots[id.0].as_ref().expect("a group is asked for only while it has members")
+        self.slots[id.0]
+            .as_ref()
+            .expect("a group is asked for only while it has members")
     }
 
     /// All groups.
@@ -84,12 +86,18 @@ impl Groups {
     /// Adds watchers of one stream to the group of this key.
     pub(super) fn add(&mut self, key: &Arc<GroupKey>, stream: StreamId, ids: Recipients) {
         if let Some(id) = self.find(key) {
-            let group = self.slots[id.0].as_mut().expect("the index names living groups");
+            let group = self.slots[id.0]
+                .as_mut()
+                .expect("the index names living groups");
             group.members.add(stream, ids);
             return;
         }
         let head = self.head_mut(&key.interval).copied();
-        let group = Group { key: Arc::clone(key), members: Members::new(stream, ids), next: head };
+        let group = Group {
+            key: Arc::clone(key),
+            members: Members::new(stream, ids),
+            next: head,
+        };
         let id = match self.free.pop() {
             Some(id) => {
                 self.slots[id.0] = Some(group);
@@ -108,8 +116,12 @@ impl Groups {
 
     /// Removes one watcher; answers whether it was there.
     pub(super) fn remove(&mut self, key: &GroupKey, stream: StreamId, watcher: WatchId) -> bool {
-        let Some(id) = self.find(key) else { return false };
-        let group = self.slots[id.0].as_mut().expect("the index names living groups");
+        let Some(id) = self.find(key) else {
+            return false;
+        };
+        let group = self.slots[id.0]
+            .as_mut()
+            .expect("the index names living groups");
         let removed = group.members.remove(stream, watcher);
         if group.members.is_empty() {
             self.drop_group(id);
@@ -120,7 +132,9 @@ impl Groups {
     /// Removes all watchers of one stream from the group of this key, and gives them.
     pub(super) fn take_stream(&mut self, key: &GroupKey, stream: StreamId) -> Option<Recipients> {
         let id = self.find(key)?;
-        let group = self.slots[id.0].as_mut().expect("the index names living groups");
+        let group = self.slots[id.0]
+            .as_mut()
+            .expect("the index names living groups");
         let taken = group.members.take_stream(stream);
         if group.members.is_empty() {
             self.drop_group(id);
@@ -175,7 +189,9 @@ impl Groups {
         let group = self.slots[id.0].take().expect("a group is dropped once");
         self.free.push(id);
         let interval = &group.key.interval;
-        let head = *self.head_mut(interval).expect("a living group is in the index");
+        let head = *self
+            .head_mut(interval)
+            .expect("a living group is in the index");
         if head != id {
             self.unchain(head, id, group.next);
             return;
@@ -190,12 +206,16 @@ impl Groups {
     fn unchain(&mut self, head: GroupId, id: GroupId, next: Option<GroupId>) {
         let mut at = head;
         loop {
-            let group = self.slots[at.0].as_mut().expect("a chain holds living groups");
+            let group = self.slots[at.0]
+                .as_mut()
+                .expect("a chain holds living groups");
             if group.next == Some(id) {
                 group.next = next;
                 return;
             }
-            at = group.next.expect("a living group is in the chain of its interval");
+            at = group
+                .next
+                .expect("a living group is in the chain of its interval");
         }
     }
 
@@ -257,7 +277,9 @@ impl Members {
         if let Self::One(other, id) = self {
             *self = Self::Many(BTreeMap::from([(*other, Arc::new(vec![*id]))]));
         }
-        let Self::Many(streams) = self else { unreachable!("made to be Many above") };
+        let Self::Many(streams) = self else {
+            unreachable!("made to be Many above")
+        };
         let Some(present) = streams.get_mut(&stream) else {
             streams.insert(stream, ids.into_shared());
             return;
@@ -279,8 +301,12 @@ impl Members {
             }
             Self::One(..) => false,
             Self::Many(streams) => {
-                let Some(ids) = streams.get_mut(&stream) else { return false };
-                let Ok(at) = ids.binary_search(&id) else { return false };
+                let Some(ids) = streams.get_mut(&stream) else {
+                    return false;
+                };
+                let Ok(at) = ids.binary_search(&id) else {
+                    return false;
+                };
                 if ids.len() == 1 {
                     streams.remove(&stream);
                 } else {

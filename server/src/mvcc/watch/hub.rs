@@ -57,12 +57,17 @@ impl WatchHub {
         let shared = Arc::new(Shared {
             store,
             active: AtomicBool::new(false),
-            state: Mutex::new(State { core: Core::new(), due: Some(sender) }),
+            state: Mutex::new(State {
+                core: Core::new(),
+                due: Some(sender),
+            }),
             catch_up: Mutex::new(None),
         });
         let weak = Arc::downgrade(&shared);
         let run = move || catch_up(&receiver, || weak.upgrade());
-        let thread = thread::Builder::new().name("watch-catch-up".into()).spawn(run)?;
+        let thread = thread::Builder::new()
+            .name("watch-catch-up".into())
+            .spawn(run)?;
         *shared.catch_up.lock() = Some(thread);
         Ok(Self { shared })
     }
@@ -87,7 +92,11 @@ impl WatchHub {
     /// Opens a stream.
     pub fn open(&self) -> WatchStream {
         let (id, mailbox) = self.shared.state.lock().core.open();
-        WatchStream { shared: Arc::clone(&self.shared), id, mailbox }
+        WatchStream {
+            shared: Arc::clone(&self.shared),
+            id,
+            mailbox,
+        }
     }
 
     /// Ends all streams, also those opened later, and waits for the catch-up thread.

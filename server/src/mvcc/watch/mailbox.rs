@@ -42,7 +42,9 @@ pub(super) struct Taken {
 
 impl Mailbox {
     pub(super) fn new() -> Self {
-        Self { inner: Mutex::new(Inner::default()) }
+        Self {
+            inner: Mutex::new(Inner::default()),
+        }
     }
 
     /// Queues a delivery unless the queue is over its bound; answers whether it did. An empty
@@ -108,11 +110,6 @@ impl Mailbox {
         }
         Poll::Ready(Ok(Taken { delivery, room }))
     }
-
-    /// Whether nothing is queued.
-    pub(super) fn is_empty(&self) -> bool {
-        self.inner.lock().queue.is_empty()
-    }
 }
 
 impl Inner {
@@ -177,8 +174,14 @@ mod tests {
         assert!(mailbox.offer(events(MAILBOX_BYTES_MAX / 2)));
         assert!(mailbox.offer(events(1)));
         assert!(!mailbox.ask_room());
-        assert!(matches!(take(&mailbox), Poll::Ready(Ok(Taken { room: true, .. }))));
-        assert!(matches!(take(&mailbox), Poll::Ready(Ok(Taken { room: false, .. }))));
+        assert!(matches!(
+            take(&mailbox),
+            Poll::Ready(Ok(Taken { room: true, .. }))
+        ));
+        assert!(matches!(
+            take(&mailbox),
+            Poll::Ready(Ok(Taken { room: false, .. }))
+        ));
         assert!(take(&mailbox).is_pending());
     }
 
@@ -187,6 +190,9 @@ mod tests {
         let mailbox = Mailbox::new();
         assert!(mailbox.offer(events(1)));
         mailbox.end(StreamEnd::Stopped);
-        assert!(matches!(take(&mailbox), Poll::Ready(Err(StreamEnd::Stopped))));
+        assert!(matches!(
+            take(&mailbox),
+            Poll::Ready(Err(StreamEnd::Stopped))
+        ));
     }
 }

@@ -35,6 +35,8 @@ mod recent;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
+mod test_rig;
+#[cfg(test)]
 mod transcript_test;
 
 pub use self::{

@@ -32,7 +32,12 @@ struct Node<T> {
 impl<T: Copy> RangeTree<T> {
     /// A tree without intervals.
     pub(super) fn new() -> Self {
-        Self { nodes: Vec::new(), free: Vec::new(), root: None, seed: 0x9e37_79b9_7f4a_7c15 }
+        Self {
+            nodes: Vec::new(),
+            free: Vec::new(),
+            root: None,
+            seed: 0x9e37_79b9_7f4a_7c15,
+        }
     }
 
     /// The value of exactly this interval.
@@ -52,7 +57,15 @@ impl<T: Copy> RangeTree<T> {
     pub(super) fn insert(&mut self, start: Bytes, end: Option<Bytes>, value: T) {
         let priority = self.next_priority();
         let reach = end.clone();
-        let node = Node { start, end, reach, priority, left: None, right: None, value };
+        let node = Node {
+            start,
+            end,
+            reach,
+            priority,
+            left: None,
+            right: None,
+            value,
+        };
         let index = match self.free.pop() {
             Some(index) => {
                 self.nodes[index] = node;
@@ -97,7 +110,10 @@ impl<T: Copy> RangeTree<T> {
 
     fn insert_at(&mut self, at: Link, index: usize) -> usize {
         let Some(here) = at else { return index };
-        let (start, end) = (self.nodes[index].start.clone(), self.nodes[index].end.clone());
+        let (start, end) = (
+            self.nodes[index].start.clone(),
+            self.nodes[index].end.clone(),
+        );
         if self.nodes[index].priority > self.nodes[here].priority {
             let (left, right) = self.split(at, &start, end.as_deref());
             self.nodes[index].left = left;
@@ -160,7 +176,9 @@ impl<T: Copy> RangeTree<T> {
 
     /// Joins two subtrees of which all of `left` sorts before all of `right`.
     fn merge(&mut self, left: Link, right: Link) -> Link {
-        let (Some(l), Some(r)) = (left, right) else { return left.or(right) };
+        let (Some(l), Some(r)) = (left, right) else {
+            return left.or(right);
+        };
         if self.nodes[l].priority > self.nodes[r].priority {
             self.nodes[l].right = self.merge(self.nodes[l].right, right);
             self.update(l);
@@ -196,12 +214,14 @@ impl<T: Copy> RangeTree<T> {
 
 /// Order of intervals in the tree: by start, then by end, an open end being the last.
 fn compare<T>(start: &[u8], end: Option<&[u8]>, node: &Node<T>) -> std::cmp::Ordering {
-    start.cmp(node.start.as_ref()).then_with(|| match (end, node.end.as_deref()) {
-        (Some(a), Some(b)) => a.cmp(b),
-        (Some(_), None) => std::cmp::Ordering::Less,
-        (None, Some(_)) => std::cmp::Ordering::Greater,
-        (None, None) => std::cmp::Ordering::Equal,
-    })
+    start
+        .cmp(node.start.as_ref())
+        .then_with(|| match (end, node.end.as_deref()) {
+            (Some(a), Some(b)) => a.cmp(b),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => std::cmp::Ordering::Equal,
+        })
 }
 
 fn ends_after(end: &Option<Bytes>, key: &[u8]) -> bool {
@@ -229,7 +249,7 @@ mod tests {
         let mut tree = RangeTree::new();
         tree.insert(Bytes::from("b"), Some(Bytes::from("d")), 1);
         tree.insert(Bytes::from("c"), None, 2);
-        assert_eq!(hits(&tree, b"a"), []);
+        assert!(hits(&tree, b"a").is_empty());
         assert_eq!(hits(&tree, b"b"), [1]);
         assert_eq!(hits(&tree, b"c"), [1, 2]);
         assert_eq!(hits(&tree, b"d"), [2]);
@@ -237,9 +257,8 @@ mod tests {
     }
 
     fn bounds() -> impl Strategy<Value = (u8, Option<u8>)> {
-        (0u8..20, proptest::option::of(0u8..20)).prop_filter("empty", |(start, end)| {
-            end.is_none_or(|end| *start < end)
-        })
+        (0u8..20, proptest::option::of(0u8..20))
+            .prop_filter("empty", |(start, end)| end.is_none_or(|end| *start < end))
     }
 
     proptest! {

@@ -14,7 +14,10 @@ pub(super) struct Recent {
 
 impl Recent {
     pub(super) fn new() -> Self {
-        Self { feeds: VecDeque::new(), bytes: 0 }
+        Self {
+            feeds: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     pub(super) fn clear(&mut self) {
@@ -25,12 +28,18 @@ impl Recent {
     /// Adds the next revision and lets the oldest go.
     pub(super) fn push(&mut self, feed: Feed) {
         if let Some(last) = self.feeds.back() {
-            assert_eq!(last.revision.next(), feed.revision, "recent revisions have no gap");
+            assert_eq!(
+                last.revision.next(),
+                feed.revision,
+                "recent revisions have no gap"
+            );
         }
         self.bytes += feed.bytes();
         self.feeds.push_back(feed);
         while self.feeds.len() > RECENT_REVISIONS_MAX || self.bytes > RECENT_BYTES_MAX {
-            let Some(oldest) = self.feeds.pop_front() else { break };
+            let Some(oldest) = self.feeds.pop_front() else {
+                break;
+            };
             self.bytes -= oldest.bytes();
         }
     }
