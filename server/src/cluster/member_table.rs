@@ -80,12 +80,69 @@ pub enum Change {
 }
 
 impl Change {
+    /// Reads the content of a configuration change: its type by etcd's number, the id it is for, and
+    /// its context.
+    ///
+    /// # Errors
+    ///
+    /// A text that says why it is no change that etcd makes.
+    pub fn decode(kind: i32, id: MemberId, context: &[u8]) -> Result<Self, String> {
+        let change = match kind {
+            ADD_NODE | ADD_LEARNER_NODE => {
+                let Context { member, is_promote } = parse(context)?;
+                check_id(id, &member)?;
+                match kind {
+                    _ if is_promote => Self::Promote(id),
+                    ADD_LEARNER_NODE => Self::AddLearner(member),
+                    _ => Self::Add(member),
+                }
+            }
+            REMOVE_NODE => Self::Remove(id),
+            UPDATE_NODE => {
+                let member = parse(context)?;
+                check_id(id, &member)?;
+                Self::Update(member)
+            }
+            _ => return Err(format!("there is no configuration change of type {kind}")),
+        };
+        Ok(change)
+    }
+
     fn id(&self) -> MemberId {
         match self {
             Self::Add(member) | Self::AddLearner(member) | Self::Update(member) => member.id(),
             Self::Promote(id) | Self::Remove(id) => *id,
         }
     }
+}
+
+/// etcd's numbers of the types of configuration changes.
+const ADD_NODE: i32 = 0;
+const REMOVE_NODE: i32 = 1;
+const UPDATE_NODE: i32 = 2;
+const ADD_LEARNER_NODE: i32 = 3;
+
+/// Context of an addition or a promotion.
+#[derive(Deserialize)]
+struct Context {
+    #[serde(flatten)]
+    member: Member,
+    #[serde(rename = "isPromote", default)]
+    is_promote: bool,
+}
+
+fn parse<'a, T: Deserialize<'a>>(context: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(context).map_err(|error| format!("its member cannot be read: {error}"))
+}
+
+fn check_id(id: MemberId, member: &Member) -> Result<(), String> {
+    if member.id() == id {
+        return Ok(());
+    }
+    Err(format!(
+        "it is for member {id} and names member {}",
+        member.id()
+    ))
 }
 
 /// Members, removed ids, cluster version and downgrade job, at one applied index.
@@ -339,6 +396,38 @@ mod tests {
         assert_eq!(after.peer_urls(), ["http://b:1"]);
         assert_eq!((after.name.as_str(), after.is_learner), ("one", false));
         assert!(!table.set_attributes(id(9), String::new(), Vec::new()));
+    }
+
+    #[test]
+    fn changes_are_read_as_etcd_writes_them() {
+        let read = |kind, id: u64, context: &str| {
+            Change::decode(kind, MemberId::new(id), context.as_bytes())
+        };
+        let context = r#"{"id":7,"peerURLs":["http://a:1"],"name":"x"}"#;
+        let named = Member {
+            name: "x".to_owned(),
+            ..member(7, "http://a:1")
+        };
+        assert_eq!(read(ADD_NODE, 7, context), Ok(Change::Add(named.clone())));
+        assert_eq!(read(UPDATE_NODE, 7, context), Ok(Change::Update(named)));
+        assert_eq!(read(REMOVE_NODE, 7, ""), Ok(Change::Remove(id(7))));
+        let context = r#"{"id":7,"peerURLs":["http://a:1"],"isLearner":true}"#;
+        let added = Change::AddLearner(learner(7, "http://a:1"));
+        assert_eq!(read(ADD_LEARNER_NODE, 7, context), Ok(added));
+        let context = r#"{"id":7,"peerURLs":null,"isPromote":true}"#;
+        assert_eq!(read(ADD_NODE, 7, context), Ok(Change::Promote(id(7))));
+    }
+
+    #[test]
+    fn changes_that_etcd_would_not_write_are_no_changes() {
+        let read = |kind, context: &str| Change::decode(kind, id(7), context.as_bytes());
+        assert!(
+            read(ADD_NODE, r#"{"id":8,"peerURLs":[]}"#).is_err(),
+            "another id"
+        );
+        assert!(read(ADD_NODE, "").is_err());
+        assert!(read(UPDATE_NODE, "{").is_err());
+        assert!(read(4, "").is_err());
     }
 
     #[test]

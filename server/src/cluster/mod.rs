@@ -1,7 +1,9 @@
 //! What makes members a cluster: who they are, which version they agree on, how it begins.
 
 mod member_table;
+mod peer_url;
 mod version;
 
 pub use member_table::{Change, Member, MemberTable};
+pub use peer_url::is_peer_url;
 pub use version::{DowngradeInfo, SERVER_VERSION, Version, downgrade_target, next_cluster_version};

@@ -101,7 +101,7 @@ impl Lessor {
     }
 
     /// Is there such a lease? A put that names it asks.
-    pub fn exists(&self, id: LeaseId) -> bool {
+    pub fn contains(&self, id: LeaseId) -> bool {
         self.shared.state.lock().table.contains(id)
     }
 

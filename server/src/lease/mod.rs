@@ -8,11 +8,13 @@
 //! what an entry does.
 
 mod queue;
+mod row;
 mod table;
 
 mod lessor;
 
 pub use lessor::{Lessor, min_ttl};
+pub use row::{decode_lease_row, encode_lease_row, lease_row_key};
 pub use table::{Due, LeaseTable, MAX_LEASE_TTL, Renewal, TimeToLive};
 
 #[cfg(test)]

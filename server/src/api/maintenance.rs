@@ -1,0 +1,252 @@
+//! The Maintenance service, as far as one member goes.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::Stream;
+use tonic::{Request, Response, Status};
+use trilith_proto::etcdserverpb as pb;
+use trilith_proto::etcdserverpb::alarm_request::AlarmAction;
+use trilith_proto::etcdserverpb::downgrade_request::DowngradeAction;
+use trilith_proto::membershippb::DowngradeInfoSetRequest;
+use trilith_proto::server::maintenance_server::Maintenance;
+
+use super::header::HeaderSource;
+use super::kv::{refused, unexpected};
+use super::status::{not_yet, status};
+use crate::alarm::Alarms;
+use crate::apply::Reply;
+use crate::cluster::{Membership, SERVER_VERSION, Version, downgrade_target};
+use crate::error::RequestError;
+use crate::ids::MemberId;
+use crate::member::MemberHandle;
+use crate::mvcc::{Revision, Store};
+use crate::propose::Proposer;
+use crate::read::Reader;
+use crate::storage::Backend;
+
+/// How often a leadership transfer looks whether it is done: etcd's heartbeat interval.
+const TRANSFER_POLL: Duration = Duration::from_millis(100);
+
+/// What `--quota-backend-bytes 0` means.
+const DEFAULT_QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+
+/// Serves `etcdserverpb.Maintenance`.
+#[derive(Clone)]
+pub struct MaintenanceService {
+    /// Fills in headers.
+    pub header: HeaderSource,
+    /// Takes alarms and downgrade jobs into the log.
+    pub proposer: Proposer,
+    /// Confirms what is decided from the state.
+    pub reader: Reader,
+    /// What is hashed.
+    pub store: Store,
+    /// What is measured.
+    pub backend: Backend,
+    /// Raised alarms.
+    pub alarms: Alarms,
+    /// Members, cluster version, downgrade job.
+    pub membership: Membership,
+    /// Leader, term, committed and applied index.
+    pub member: MemberHandle,
+    /// `--quota-backend-bytes`; 0 is the default.
+    pub quota_bytes: i64,
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    async fn alarm(
+        &self,
+        request: Request<pb::AlarmRequest>,
+    ) -> Result<Response<pb::AlarmResponse>, Status> {
+        let request = request.into_inner();
+        // etcd crashes on such a request, at apply.
+        if AlarmAction::try_from(request.action).is_err() {
+            let text = format!("trilith: there is no alarm action {}", request.action);
+            return Err(Status::invalid_argument(text));
+        }
+        let request = pb::InternalRaftRequest { alarm: Some(request), ..Default::default() };
+        let mut response = match self.proposer.propose(request).await {
+            Ok(Reply::Alarm(response)) => response,
+            other => return Err(unexpected(other)),
+        };
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn status(
+        &self,
+        _request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        Ok(Response::new(self.describe()))
+    }
+
+    async fn defragment(
+        &self,
+        _request: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        Err(not_yet("Defragment", "space that compaction frees is given back in the background"))
+    }
+
+    async fn hash(
+        &self,
+        _request: Request<pb::HashRequest>,
+    ) -> Result<Response<pb::HashResponse>, Status> {
+        let store = self.store.clone();
+        let hashed = tokio::task::block_in_place(|| store.hash_all());
+        let (hash, revision) = hashed.map_err(|error| status(refused(error)))?;
+        let header = Some(self.header.at(revision.get()));
+        Ok(Response::new(pb::HashResponse { header, hash }))
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<pb::HashKvRequest>,
+    ) -> Result<Response<pb::HashKvResponse>, Status> {
+        let revision = Revision::new(request.into_inner().revision);
+        let hashed = tokio::task::block_in_place(|| self.store.hash_kv(revision));
+        let hashed = hashed.map_err(|error| status(refused(error)))?;
+        Ok(Response::new(pb::HashKvResponse {
+            header: Some(self.header.at(hashed.current_revision.get())),
+            hash: hashed.hash,
+            compact_revision: hashed.compact_revision.get(),
+            hash_revision: hashed.revision.get(),
+        }))
+    }
+
+    type SnapshotStream =
+        Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send + 'static>>;
+
+    async fn snapshot(
+        &self,
+        _request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(not_yet("Snapshot", "stop the server and copy its data directory"))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        let target = MemberId::new(request.into_inner().target_id);
+        self.transfer(target).await.map_err(status)?;
+        Ok(Response::new(pb::MoveLeaderResponse::default()))
+    }
+
+    async fn downgrade(
+        &self,
+        request: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        let request = request.into_inner();
+        let version = match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Validate) => self.downgrade_validate(&request.version).await,
+            Ok(DowngradeAction::Enable) => self.downgrade_enable(&request.version).await,
+            Ok(DowngradeAction::Cancel) => self.downgrade_cancel().await,
+            Err(_) => Err(RequestError::UnknownMethod),
+        };
+        let version = version.map_err(status)?.short();
+        let header = Some(self.header.now());
+        Ok(Response::new(pb::DowngradeResponse { header, version }))
+    }
+}
+
+impl MaintenanceService {
+    fn describe(&self) -> pb::StatusResponse {
+        let raft = self.member.status();
+        let table = self.membership.table();
+        let sizes = self.backend.sizes();
+        let mut errors = Vec::new();
+        if raft.leader().is_none() {
+            errors.push(RequestError::NoLeader.text().to_owned());
+        }
+        errors.extend(self.alarms.texts());
+        let quota = self.quota_bytes;
+        pb::StatusResponse {
+            header: Some(self.header.now()),
+            version: SERVER_VERSION.to_string(),
+            db_size: signed(sizes.total_bytes),
+            db_size_in_use: signed(sizes.in_use_bytes),
+            db_size_quota: if quota == 0 { DEFAULT_QUOTA_BYTES } else { quota },
+            leader: raft.leader().unwrap_or_default().get(),
+            raft_index: raft.committed().get(),
+            raft_applied_index: raft.applied().get(),
+            raft_term: raft.term().get(),
+            errors,
+            is_learner: table.member(self.header.member_id()).is_some_and(|m| m.is_learner),
+            // What is stored is what the cluster version says: nothing of ours depends on it.
+            storage_version: table.version().map(|v| v.to_string()).unwrap_or_default(),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: table.downgrade().enabled,
+                target_version: table.downgrade().target_version.clone(),
+            }),
+        }
+    }
+
+    /// Hands the leadership to `target` and waits until it has it.
+    async fn transfer(&self, target: MemberId) -> Result<(), RequestError> {
+        if self.member.status().leader() != Some(self.header.member_id()) {
+            return Err(RequestError::NotLeader);
+        }
+        if self.membership.table().member(target).is_none_or(|member| member.is_learner) {
+            return Err(RequestError::BadLeaderTransferee);
+        }
+        if target == self.header.member_id() {
+            return Ok(());
+        }
+        self.member.transfer_leader(target);
+        let moved = async {
+            while self.member.status().leader() != Some(target) {
+                tokio::time::sleep(TRANSFER_POLL).await;
+            }
+        };
+        let in_time = tokio::time::timeout(self.proposer.timeout(), moved).await;
+        in_time.map_err(|_elapsed| RequestError::LeaderTransferTimeout)
+    }
+
+    /// The cluster version, if the cluster could be downgraded to the one that the client names.
+    async fn downgrade_validate(&self, target: &str) -> Result<Version, RequestError> {
+        let target = downgrade_target(target)?;
+        if self.membership.table().version().is_none() {
+            return Err(RequestError::ClusterVersionUnavailable);
+        }
+        self.reader.linearizable().await?;
+        let table = self.membership.table();
+        let current = table.version().ok_or(RequestError::ClusterVersionUnavailable)?;
+        if current.downgrade_target() != Some(target) {
+            return Err(RequestError::InvalidDowngradeTarget);
+        }
+        if table.downgrade().enabled {
+            return Err(RequestError::DowngradeInProgress);
+        }
+        Ok(current)
+    }
+
+    async fn downgrade_enable(&self, target: &str) -> Result<Version, RequestError> {
+        let current = self.downgrade_validate(target).await?;
+        let ver = downgrade_target(target)?.to_string();
+        self.set_downgrade(DowngradeInfoSetRequest { enabled: true, ver }).await?;
+        Ok(self.membership.table().version().unwrap_or(current))
+    }
+
+    /// Without a job it answers the same, as etcd does.
+    async fn downgrade_cancel(&self) -> Result<Version, RequestError> {
+        self.reader.linearizable().await?;
+        if self.membership.table().downgrade().enabled {
+            self.set_downgrade(DowngradeInfoSetRequest::default()).await?;
+        }
+        self.membership.table().version().ok_or(RequestError::ClusterVersionUnavailable)
+    }
+
+    async fn set_downgrade(&self, request: DowngradeInfoSetRequest) -> Result<(), RequestError> {
+        let request = pb::InternalRaftRequest {
+            downgrade_info_set: Some(Box::new(request)),
+            ..Default::default()
+        };
+        self.proposer.propose(request).await.map(|_| ())
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Revokes leases whose time is up: the leader's part, through the log.
+//!
+//! A look at the lessor is a bounded one, and revokes are proposed many at a time, so that they share
+//! log writes; etcd manages 1,000 in a second. A revoke that fails is offered again by the lessor.
+
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use trilith_proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest};
+
+use crate::error::RequestError;
+use crate::ids::{LeaseId, Term};
+use crate::lease::Lessor;
+use crate::member::MemberHandle;
+use crate::propose::Proposer;
+use crate::read::Reader;
+
+/// How often the lessor is asked: half of etcd's 500 ms, and the width of the lessor's buckets.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Leases taken from the lessor in one look: the lock is held for about a millisecond.
+const LEASES_PER_LOOK: usize = 1024;
+
+/// Revokes proposed and not yet applied. Far below the 5,000 entries behind which a member refuses
+/// proposals, so that expiry never crowds clients out.
+const REVOKES_IN_FLIGHT: usize = 1024;
+
+/// Revokes what expires, for as long as it is polled.
+pub struct Expiry {
+    /// Knows what has expired.
+    pub lessor: Lessor,
+    /// Takes revokes into the log.
+    pub proposer: Proposer,
+    /// Confirms the leadership.
+    pub reader: Reader,
+    /// Tells the term.
+    pub member: MemberHandle,
+}
+
+impl Expiry {
+    /// Runs until it is dropped.
+    pub async fn run(self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            if self.lessor.is_primary() {
+                self.revoke_expired().await;
+            }
+        }
+    }
+
+    /// Revokes everything that has expired by now.
+    async fn revoke_expired(&self) {
+        let failed = self
+            .expired()
+            .map(|id| self.revoke(id))
+            .buffer_unordered(REVOKES_IN_FLIGHT)
+            .filter_map(|revoked| async { revoked.err() })
+            .fold((0_usize, None), |(failed, _), error| async move { (failed + 1, Some(error)) })
+            .await;
+        if let (count, Some(error)) = failed {
+            tracing::warn!(count, %error, "failed to revoke leases, they are tried again");
+        }
+    }
+
+    /// The leases that have expired, a bounded look at a time. Ends early when the leadership is gone.
+    fn expired(&self) -> impl stream::Stream<Item = LeaseId> + '_ {
+        let looks = stream::unfold(true, move |more| async move {
+            if !more {
+                return None;
+            }
+            let term = self.member.status().term();
+            let due = self.lessor.take_expired(LEASES_PER_LOOK);
+            if due.expired.is_empty() {
+                return due.more.then(|| (Vec::new(), true));
+            }
+            self.leads_since(term).await.then_some((due.expired, due.more))
+        });
+        looks.flat_map(stream::iter)
+    }
+
+    /// A member that was cut off may still take itself for the leader, while leases live on elsewhere:
+    /// it revokes only what it chose in a term in which it is confirmed afterwards.
+    async fn leads_since(&self, term: Term) -> bool {
+        self.reader.linearizable().await.is_ok()
+            && self.lessor.is_primary()
+            && self.member.status().term() == term
+    }
+
+    async fn revoke(&self, id: LeaseId) -> Result<(), RequestError> {
+        let request = InternalRaftRequest {
+            lease_revoke: Some(LeaseRevokeRequest { id: id.get() }),
+            ..Default::default()
+        };
+        match self.proposer.propose(request).await {
+            // Somebody else revoked it meanwhile.
+            Ok(_) | Err(RequestError::LeaseNotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
