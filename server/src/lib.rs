@@ -6,3 +6,5 @@ pub mod error;
 pub mod ids;
 pub mod lease;
 pub mod logging;
+pub mod mvcc;
+pub mod storage;

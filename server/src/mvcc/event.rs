@@ -1,0 +1,36 @@
+//! What a revision changed, as watchers learn it.
+
+use bytes::Bytes;
+
+use crate::ids::Revision;
+
+/// All changes of one revision, in the order they were made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionEvents {
+    /// The revision.
+    pub revision: Revision,
+    /// Its changes, at least one.
+    pub events: Vec<Event>,
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// To which key.
+    pub key: Bytes,
+    /// The encoded `mvccpb.KeyValue`; of a deleted key only key and revision of the deletion.
+    pub kv: Bytes,
+    /// The key as it was before, encoded likewise.
+    pub previous: Option<Bytes>,
+}
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It was created or changed.
+    Put,
+    /// It was deleted.
+    Delete,
+}

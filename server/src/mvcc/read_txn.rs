@@ -1,0 +1,78 @@
+//! Reading one published moment.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{Index, Revision},
+    mvcc::{
+        error::MvccError,
+        range::{self, RangeQuery, RangeResult},
+        record::KeyValue,
+        source::Source,
+        store::Published,
+    },
+    storage::View,
+};
+
+/// A reader. What is published later is invisible to it; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ReadTxn {
+    published: Arc<Published>,
+}
+
+impl ReadTxn {
+    pub(super) fn new(published: Arc<Published>) -> Self {
+        Self { published }
+    }
+
+    /// The current revision.
+    pub fn revision(&self) -> Revision {
+        self.published.revision
+    }
+
+    /// The revision of the last compaction; −1 before the first.
+    pub fn compact_revision(&self) -> Revision {
+        self.published.compact_revision
+    }
+
+    /// The last entry this reader can see the effect of.
+    pub fn applied(&self) -> Index {
+        self.published.applied
+    }
+
+    /// The state below, for cursors, leases and exports.
+    pub fn view(&self) -> &View {
+        &self.published.view
+    }
+
+    /// Answers a range request.
+    ///
+    /// # Errors
+    ///
+    /// A revision that was compacted or does not exist yet.
+    pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, MvccError> {
+        let compacted = self.compact_revision().get();
+        range::run(self.source(), query, self.revision().get(), compacted)
+    }
+
+    /// One key as it is now.
+    pub fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, MvccError> {
+        let encoded = self.get_encoded(key)?;
+        Ok(encoded.as_ref().map(KeyValue::decode).transpose()?)
+    }
+
+    /// One key as it is now, as encoded `mvccpb.KeyValue`.
+    pub fn get_encoded(&self, key: &[u8]) -> Result<Option<Bytes>, MvccError> {
+        Ok(self.source().get(key, self.revision().get())?)
+    }
+
+    pub(super) fn source(&self) -> Source<'_> {
+        Source {
+            view: &self.published.view,
+            published: self.published.revision.get(),
+            overlay: None,
+        }
+    }
+}

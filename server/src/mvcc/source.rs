@@ -1,0 +1,143 @@
+//! Living keys in order, as of a revision: the one thing that ranges are made from.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::{
+    mvcc::{count, history, interval::Interval, overlay::Overlay, record::Row},
+    storage::{Family, StorageError, View},
+};
+
+/// Receives encoded `KeyValue`s in key order, until it breaks off.
+pub(super) type Visitor<'a> = dyn FnMut(&[u8]) -> Result<ControlFlow<()>, StorageError> + 'a;
+
+/// A published view, and on top of it what the round under way has changed (readers have none).
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) view: &'a View,
+    /// The revision of the view.
+    pub(super) published: i64,
+    pub(super) overlay: Option<&'a Overlay>,
+}
+
+impl Source<'_> {
+    /// Visits the keys of `interval` that live at `revision`, in order.
+    pub(super) fn visit(
+        &self,
+        interval: &Interval,
+        revision: i64,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), StorageError> {
+        if interval.is_empty() {
+            return Ok(());
+        }
+        if revision < self.published {
+            return history::visit(self.view, interval, revision, visitor);
+        }
+        match self.overlay {
+            Some(overlay) => visit_over(self.view, overlay, interval, revision, visitor),
+            None => visit_current(self.view, interval, visitor),
+        }
+    }
+
+    /// The encoded `KeyValue` of one key at `revision`.
+    pub(super) fn get(&self, key: &[u8], revision: i64) -> Result<Option<Bytes>, StorageError> {
+        if revision < self.published {
+            return history::get(self.view, key, revision);
+        }
+        let changed = self.overlay.and_then(|overlay| overlay.get(key));
+        if let Some(version) = changed.and_then(|entry| entry.at(revision)) {
+            return Ok(version.written.as_ref().map(|written| written.kv()));
+        }
+        match self.view.get(Family::Current, key)? {
+            Some(value) => {
+                let (_, row) = Row::parse_current(&value)?;
+                Ok(Some(value.slice_ref(row.kv)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// How many keys of `interval` live at `revision`.
+    pub(super) fn count(&self, interval: &Interval, revision: i64) -> Result<i64, StorageError> {
+        if interval.is_empty() {
+            return Ok(0);
+        }
+        if revision < self.published {
+            return history::count(self.view, interval, self.published, revision);
+        }
+        let mut count = count::now(self.view, interval)?;
+        let changed = self
+            .overlay
+            .into_iter()
+            .flat_map(|overlay| overlay.range(interval));
+        for (_, entry) in changed {
+            if let Some(version) = entry.at(revision) {
+                count += i64::from(version.written.is_some()) - i64::from(entry.in_view);
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn visit_current(
+    view: &View,
+    interval: &Interval,
+    visitor: &mut Visitor<'_>,
+) -> Result<(), StorageError> {
+    let (lower, upper) = interval.bounds();
+    let mut rows = view.scan(Family::Current, &lower, upper.as_deref());
+    while let Some((_, value)) = rows.next()? {
+        let (_, row) = Row::parse_current(value)?;
+        if visitor(row.kv)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Merges the view with the round's changes, of which those up to `revision` hide the view.
+fn visit_over(
+    view: &View,
+    overlay: &Overlay,
+    interval: &Interval,
+    revision: i64,
+    visitor: &mut Visitor<'_>,
+) -> Result<(), StorageError> {
+    let (lower, upper) = interval.bounds();
+    let mut rows = view.scan(Family::Current, &lower, upper.as_deref());
+    let mut changed = overlay
+        .range(interval)
+        .filter_map(|(key, entry)| entry.at(revision).map(|version| (key, version)))
+        .peekable();
+    rows.advance()?;
+    loop {
+        let below = rows.row();
+        let from_overlay = match (below, changed.peek()) {
+            (None, None) => return Ok(()),
+            (None, Some(_)) => true,
+            (Some(_), None) => false,
+            (Some((key, _)), Some((changed, _))) => &changed[..] <= key,
+        };
+        let flow = if from_overlay {
+            let (key, version) = changed.next().expect("it was just peeked at");
+            let flow = match &version.written {
+                Some(written) => visitor(&written.kv())?,
+                None => ControlFlow::Continue(()),
+            };
+            if below.is_some_and(|(below, _)| below == &key[..]) {
+                rows.advance()?;
+            }
+            flow
+        } else {
+            let (_, value) = below.expect("the view has a row, or the overlay would be next");
+            let flow = visitor(Row::parse_current(value)?.1.kv)?;
+            rows.advance()?;
+            flow
+        };
+        if flow.is_break() {
+            return Ok(());
+        }
+    }
+}

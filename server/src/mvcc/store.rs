@@ -1,0 +1,199 @@
+//! The store of revisions: opening it, and publishing each round to readers.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::{
+    ids::{Index, Revision, Term},
+    mvcc::{
+        count::{self, Buckets},
+        read_txn::ReadTxn,
+        round::Round,
+    },
+    storage::{Backend, Batch, Family, StorageError, View, schema, schema::meta},
+};
+
+/// Handle to the store; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Backend,
+    published: ArcSwap<Published>,
+    /// Count buckets between rounds. A round takes them, and gives them back when it commits.
+    buckets: Mutex<Buckets>,
+    /// Invariant: true while a round is open; there is never more than one.
+    in_round: AtomicBool,
+}
+
+/// What readers see: one moment, complete.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The current revision.
+    pub revision: Revision,
+    /// The revision of the last compaction; [`NEVER_COMPACTED`] before the first.
+    pub compact_revision: Revision,
+    /// The last entry that is part of it.
+    pub applied: Index,
+    /// The term of that entry.
+    pub applied_term: Term,
+    /// The state.
+    pub view: View,
+}
+
+/// What etcd reports as the compact revision of a store that never was compacted.
+pub const NEVER_COMPACTED: Revision = Revision::new(-1);
+
+impl Store {
+    /// Opens the store in `backend`; an empty backend becomes a store at revision 1.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read, or was never written by us.
+    pub fn open(backend: Backend) -> Result<Self, StorageError> {
+        if backend.get(Family::Meta, meta::REVISION)?.is_none() {
+            let mut batch = backend.batch();
+            write_empty(&mut batch);
+            backend.write(batch)?;
+        }
+        let published = Published::load(backend.view())?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                backend,
+                published: ArcSwap::from_pointee(published),
+                buckets: Mutex::default(),
+                in_round: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// The database below.
+    pub fn backend(&self) -> &Backend {
+        &self.shared.backend
+    }
+
+    /// A reader of the last published moment. Takes no lock and no new snapshot.
+    pub fn read(&self) -> ReadTxn {
+        ReadTxn::new(self.shared.published.load_full())
+    }
+
+    /// Begins a round: entries that are written and published as one. Only the apply thread does.
+    ///
+    /// # Panics
+    ///
+    /// When a round is open already: there is one apply thread.
+    pub fn begin_round(&self) -> Round {
+        let was_open = self.shared.in_round.swap(true, Ordering::AcqRel);
+        assert!(!was_open, "a round begins while another is open");
+        let mut buckets = std::mem::take(&mut *self.shared.buckets.lock());
+        buckets.trim();
+        Round::new(self.clone(), self.shared.published.load_full(), buckets)
+    }
+
+    /// The last applied entry and its term, as published.
+    pub fn applied(&self) -> (Index, Term) {
+        let published = self.shared.published.load();
+        (published.applied, published.applied_term)
+    }
+
+    /// The last applied entry, and its term, that a crash at this moment would leave. The log
+    /// must keep everything after it.
+    pub fn persisted_applied(&self) -> Result<(Index, Term), StorageError> {
+        match self
+            .shared
+            .backend
+            .get_persisted(Family::Meta, meta::APPLIED)?
+        {
+            Some(value) => parse_applied(&value),
+            None => Ok((Index::new(0), Term::new(0))),
+        }
+    }
+
+    pub(super) fn publish(&self, published: Published, buckets: Buckets) {
+        let before = self.shared.published.load();
+        assert!(
+            before.revision <= published.revision
+                && before.compact_revision <= published.compact_revision,
+            "published {}/{} after {}/{}",
+            published.revision,
+            published.compact_revision,
+            before.revision,
+            before.compact_revision
+        );
+        *self.shared.buckets.lock() = buckets;
+        self.shared.published.store(Arc::new(published));
+    }
+
+    pub(super) fn end_round(&self) {
+        self.shared.in_round.store(false, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("published", &self.shared.published.load())
+            .finish()
+    }
+}
+
+impl Published {
+    fn load(view: View) -> Result<Self, StorageError> {
+        let number = |key: &[u8]| -> Result<Option<Revision>, StorageError> {
+            let value = view.get(Family::Meta, key)?;
+            let number = value
+                .map(|value| schema::parse_i64(Family::Meta, &value))
+                .transpose()?;
+            Ok(number.map(Revision::new))
+        };
+        let revision = number(meta::REVISION)?
+            .ok_or_else(|| StorageError::corrupt(Family::Meta, "no current revision"))?;
+        let compact_revision = number(meta::COMPACT_SCHEDULED)?.unwrap_or(NEVER_COMPACTED);
+        if revision < Revision::new(1) || compact_revision > revision {
+            let reason = format!("revision {revision}, compacted at {compact_revision}");
+            return Err(StorageError::corrupt(Family::Meta, reason));
+        }
+        let (applied, applied_term) = match view.get(Family::Meta, meta::APPLIED)? {
+            Some(value) => parse_applied(&value)?,
+            None => (Index::new(0), Term::new(0)),
+        };
+        Ok(Self {
+            revision,
+            compact_revision,
+            applied,
+            applied_term,
+            view,
+        })
+    }
+}
+
+/// The rows of a store that nothing was written to.
+pub(super) fn write_empty(batch: &mut Batch) {
+    batch.put(Family::Meta, meta::REVISION, 1_i64.to_be_bytes());
+    count::write_first(batch);
+}
+
+pub(super) fn encode_applied(applied: Index, term: Term) -> [u8; 16] {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&applied.get().to_be_bytes());
+    value[8..].copy_from_slice(&term.get().to_be_bytes());
+    value
+}
+
+fn parse_applied(value: &[u8]) -> Result<(Index, Term), StorageError> {
+    let value: [u8; 16] = value
+        .try_into()
+        .map_err(|_| StorageError::corrupt(Family::Meta, "applied is not 16 bytes long"))?;
+    let number = u128::from_be_bytes(value);
+    Ok((Index::new((number >> 64) as u64), Term::new(number as u64)))
+}

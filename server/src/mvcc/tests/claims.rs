@@ -1,0 +1,122 @@
+//! Single rules of the store.
+
+use super::{TestStore, decoded, interval, put};
+use crate::{
+    ids::{Index, Revision, Term},
+    mvcc::{NEVER_COMPACTED, RangeQuery, SortOrder, SortTarget, Store},
+    storage::{Backend, BackendOptions, StorageError},
+};
+
+#[test]
+fn an_empty_store_stands_at_revision_1() {
+    let store = TestStore::new();
+    let read = store.store.read();
+    assert_eq!(read.revision(), Revision::new(1));
+    assert_eq!(read.compact_revision(), NEVER_COMPACTED);
+    assert_eq!(read.applied(), Index::new(0));
+    let everything = RangeQuery::new(interval("\0", "\0"));
+    assert_eq!(store.range(&everything).count, 0);
+}
+
+#[test]
+fn a_second_round_goes_on_where_the_first_ended() {
+    let mut store = TestStore::new();
+    store.put("a", "1");
+    store.put("a", "2");
+    let kvs = decoded(&store.range(&RangeQuery::new(interval("a", ""))).kvs);
+    assert_eq!((kvs[0].version, kvs[0].create_revision.get()), (2, 2));
+    store.delete("a");
+    store.put("a", "3");
+    let kvs = decoded(&store.range(&RangeQuery::new(interval("a", ""))).kvs);
+    assert_eq!((kvs[0].version, kvs[0].create_revision.get()), (1, 5));
+}
+
+#[test]
+fn a_sort_without_order_sees_only_the_first_keys_as_in_etcd() {
+    let mut store = TestStore::new();
+    for key in ["a", "b", "c"] {
+        store.put(key, "");
+    }
+    store.put("a", "");
+    store.put("a", "");
+    store.put("b", "");
+    let query = RangeQuery {
+        limit: 1,
+        target: SortTarget::Version,
+        ..RangeQuery::new(interval("a", "z"))
+    };
+    // c has the lowest version, but only a and b were fetched.
+    assert_eq!(decoded(&store.range(&query).kvs)[0].key, "b");
+    let query = RangeQuery {
+        order: SortOrder::Ascend,
+        ..query
+    };
+    assert_eq!(decoded(&store.range(&query).kvs)[0].key, "c");
+}
+
+#[test]
+fn a_round_that_is_dropped_leaves_no_trace() {
+    let mut store = TestStore::new();
+    store.put("a", "1");
+    let mut round = store.store.begin_round();
+    let mut txn = round.txn();
+    put(&mut txn, "b", "1", 7);
+    txn.end().expect("end");
+    drop(round);
+    assert_eq!(store.range(&RangeQuery::new(interval("a", "z"))).count, 1);
+    let events = store.put("b", "2");
+    assert_eq!(events[0].revision, Revision::new(3));
+    assert_eq!(store.range(&RangeQuery::new(interval("a", "z"))).count, 2);
+}
+
+#[test]
+fn entries_without_changes_move_only_the_index() {
+    let store = TestStore::new();
+    let round = store.store.begin_round();
+    let events = round.commit(Index::new(9), Term::new(4)).expect("commit");
+    assert!(events.is_empty());
+    assert_eq!(store.store.applied(), (Index::new(9), Term::new(4)));
+    assert_eq!(store.store.read().revision(), Revision::new(1));
+    assert_eq!(
+        store.store.persisted_applied().expect("read").0,
+        Index::new(0)
+    );
+    store.store.backend().flush().expect("flush");
+    assert_eq!(
+        store.store.persisted_applied().expect("read").0,
+        Index::new(9)
+    );
+}
+
+#[test]
+fn a_directory_of_something_else_or_of_the_future_is_not_touched() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(dir.path().join("precious"), "data").expect("write");
+    let open = |dir| Backend::open(dir, &BackendOptions::default()).expect_err("refused");
+    assert!(matches!(open(dir.path()), StorageError::Foreign { .. }));
+    std::fs::write(dir.path().join("FORMAT"), "trilith-state 2\n").expect("write");
+    assert!(matches!(
+        open(dir.path()),
+        StorageError::FutureFormat {
+            found: 2,
+            known: 1,
+            ..
+        }
+    ));
+    let names = std::fs::read_dir(dir.path()).expect("list").count();
+    assert_eq!(names, 2);
+}
+
+#[test]
+fn a_view_outlives_the_handles_of_its_store() {
+    let mut store = TestStore::new();
+    store.put("a", "1");
+    let read = store.store.read();
+    let TestStore { store, dir, .. } = store;
+    drop::<Store>(store);
+    let found = read
+        .range(&RangeQuery::new(interval("a", "")))
+        .expect("range");
+    assert_eq!(found.count, 1);
+    drop(dir);
+}

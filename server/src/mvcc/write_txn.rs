@@ -1,0 +1,355 @@
+//! One entry of the log: all its changes share a main revision.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{LeaseId, Revision},
+    mvcc::{
+        error::MvccError,
+        event::{Event, EventKind, RevisionEvents},
+        interval::{End, Interval},
+        overlay::Version,
+        range::{self, RangeQuery, RangeResult},
+        record::{Address, Fields, KeyValue, Kind, Row, Written},
+        round::Round,
+        source::Source,
+    },
+    storage::{Batch, Family, StorageError, schema},
+};
+
+/// A transaction. It sees the entries before it and its own changes. Dropped without
+/// [`WriteTxn::end`] it takes its changes back.
+#[derive(Debug)]
+pub struct WriteTxn<'a> {
+    round: &'a mut Round,
+    /// The main revision that the changes get.
+    main: i64,
+    changes: Vec<Change>,
+}
+
+#[derive(Debug)]
+struct Change {
+    key: Bytes,
+    kind: Kind,
+    written: Written,
+    lease: i64,
+    previous: Option<Previous>,
+}
+
+/// A living key before a change.
+#[derive(Debug)]
+struct Previous {
+    address: Address,
+    kv: Bytes,
+    create_revision: i64,
+    version: i64,
+    lease: i64,
+}
+
+impl<'a> WriteTxn<'a> {
+    pub(super) fn new(round: &'a mut Round) -> Self {
+        let main = round.revision + 1;
+        Self {
+            round,
+            main,
+            changes: Vec::new(),
+        }
+    }
+
+    /// Sets a key, and answers with its encoded `KeyValue` of before. Whether the lease exists
+    /// is for the caller to check.
+    pub fn put(
+        &mut self,
+        key: Bytes,
+        value: &[u8],
+        lease: LeaseId,
+    ) -> Result<Option<Bytes>, MvccError> {
+        let (in_view, previous) = self.previous(&key)?;
+        let fields = Fields {
+            key: &key,
+            create_revision: previous.as_ref().map_or(self.main, |kv| kv.create_revision),
+            mod_revision: self.main,
+            version: previous.as_ref().map_or(0, |kv| kv.version) + 1,
+            value,
+            lease: lease.get(),
+        };
+        let address = self.next_address();
+        let kind = if previous.is_some() {
+            Kind::Put
+        } else {
+            Kind::Create
+        };
+        let superseded = previous.as_ref().map(|kv| kv.address);
+        let written = Written::new(address.sub, kind, superseded, &fields);
+        let answer = previous.as_ref().map(|kv| kv.kv.clone());
+        let version = Version {
+            address,
+            written: Some(written.clone()),
+        };
+        self.round.overlay.push(key.clone(), in_view, version);
+        self.changes.push(Change {
+            key,
+            kind,
+            written,
+            lease: lease.get(),
+            previous,
+        });
+        Ok(answer)
+    }
+
+    /// Deletes the keys of `interval`, and answers with their encoded `KeyValue`s of before, in
+    /// key order.
+    pub fn delete_range(&mut self, interval: &Interval) -> Result<Vec<Bytes>, MvccError> {
+        let mut keys = Vec::new();
+        if interval.end == End::Single {
+            keys.push(interval.key.clone());
+        } else {
+            let revision = self.revision().get();
+            self.round.source().visit(interval, revision, &mut |kv| {
+                keys.push(Bytes::copy_from_slice(Fields::parse(kv)?.key));
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        let mut answer = Vec::with_capacity(keys.len());
+        for key in keys {
+            let (in_view, Some(previous)) = self.previous(&key)? else {
+                continue;
+            };
+            answer.push(previous.kv.clone());
+            let address = self.next_address();
+            let fields = Fields {
+                key: &key,
+                ..Fields::default()
+            };
+            let superseded = Some(previous.address);
+            let written = Written::new(address.sub, Kind::Tombstone, superseded, &fields);
+            self.round.overlay.push(
+                key.clone(),
+                in_view,
+                Version {
+                    address,
+                    written: None,
+                },
+            );
+            let previous = Some(previous);
+            self.changes.push(Change {
+                key,
+                kind: Kind::Tombstone,
+                written,
+                lease: 0,
+                previous,
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Answers a range request; the transaction's own changes are part of the current revision.
+    pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, MvccError> {
+        let compacted = self.round.compact_revision().get();
+        range::run(self.source(), query, self.revision().get(), compacted)
+    }
+
+    /// One key as it is now.
+    pub fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, MvccError> {
+        let encoded = self.source().get(key, self.revision().get())?;
+        Ok(encoded.as_ref().map(KeyValue::decode).transpose()?)
+    }
+
+    /// The keys that hung on a lease when the transaction began, in order.
+    pub fn lease_keys(&self, lease: LeaseId) -> Result<Vec<Bytes>, MvccError> {
+        let (lower, upper) = (lease.get(), lease.get().checked_add(1));
+        let upper = upper.map(|next| schema::lease_key(next, &[]));
+        let lower = schema::lease_key(lower, &[]);
+        let mut keys = std::collections::BTreeSet::new();
+        let mut rows = self
+            .round
+            .view()
+            .scan(Family::LeaseKey, &lower, upper.as_deref());
+        while let Some((key, _)) = rows.next()? {
+            keys.insert(Bytes::copy_from_slice(schema::parse_lease_key(key)?.1));
+        }
+        let first = (lease.get(), Bytes::new());
+        let changed = self.round.lease_keys.range(first..);
+        for ((_, key), &held) in changed.take_while(|((id, _), _)| *id == lease.get()) {
+            if held {
+                keys.insert(key.clone());
+            } else {
+                keys.remove(key);
+            }
+        }
+        Ok(keys.into_iter().collect())
+    }
+
+    /// The revision with this transaction's changes, if it has any.
+    pub fn revision(&self) -> Revision {
+        Revision::new(if self.changed() {
+            self.main
+        } else {
+            self.main - 1
+        })
+    }
+
+    /// Whether it changed anything.
+    pub fn changed(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Makes the changes part of the round, and answers with the revision after them.
+    pub fn end(mut self) -> Result<Revision, MvccError> {
+        let revision = self.revision();
+        if !self.changed() {
+            return Ok(revision);
+        }
+        let living = self.changes.iter().filter_map(|change| match change.kind {
+            Kind::Create => Some((&change.key, true)),
+            Kind::Put => None,
+            Kind::Tombstone => Some((&change.key, false)),
+        });
+        let round = &mut *self.round;
+        let after = Source {
+            view: &round.base.view,
+            published: round.base.revision.get(),
+            overlay: Some(&round.overlay),
+        };
+        round.buckets.apply(after, self.main, living)?;
+        let changes = std::mem::take(&mut self.changes);
+        let mut events = Vec::with_capacity(changes.len());
+        for (sub, change) in (0..).zip(changes) {
+            let address = Address {
+                main: self.main,
+                sub,
+            };
+            write_rows(&mut round.batch, address, &change);
+            if let Some(previous) = &change.previous
+                && previous.lease != 0
+                && previous.lease != change.lease
+            {
+                round.batch.delete(
+                    Family::LeaseKey,
+                    schema::lease_key(previous.lease, &change.key),
+                );
+                round
+                    .lease_keys
+                    .insert((previous.lease, change.key.clone()), false);
+            }
+            if change.lease != 0
+                && change
+                    .previous
+                    .as_ref()
+                    .is_none_or(|kv| kv.lease != change.lease)
+            {
+                round.batch.put(
+                    Family::LeaseKey,
+                    schema::lease_key(change.lease, &change.key),
+                    [],
+                );
+                round
+                    .lease_keys
+                    .insert((change.lease, change.key.clone()), true);
+            }
+            events.push(event(change, self.main));
+        }
+        round.revision = self.main;
+        round.events.push(RevisionEvents { revision, events });
+        Ok(revision)
+    }
+
+    fn source(&self) -> Source<'_> {
+        self.round.source()
+    }
+
+    fn next_address(&self) -> Address {
+        let sub = i64::try_from(self.changes.len()).expect("memory holds fewer changes");
+        Address {
+            main: self.main,
+            sub,
+        }
+    }
+
+    /// Whether `key` lives in the view of the round, and what it is now.
+    fn previous(&self, key: &[u8]) -> Result<(bool, Option<Previous>), StorageError> {
+        if let Some(entry) = self.round.overlay.get(key) {
+            let latest = entry.latest();
+            let previous = latest
+                .written
+                .as_ref()
+                .map(|written| Previous::new(latest.address.sub, written.kv()))
+                .transpose()?;
+            return Ok((entry.in_view, previous));
+        }
+        let Some(value) = self.round.view().get(Family::Current, key)? else {
+            return Ok((false, None));
+        };
+        let (sub, row) = Row::parse_current(&value)?;
+        Ok((true, Some(Previous::new(sub, value.slice_ref(row.kv))?)))
+    }
+}
+
+impl Drop for WriteTxn<'_> {
+    fn drop(&mut self) {
+        for change in self.changes.drain(..).rev() {
+            self.round.overlay.pop(&change.key);
+        }
+    }
+}
+
+impl Previous {
+    fn new(sub: i64, kv: Bytes) -> Result<Self, StorageError> {
+        let fields = Fields::parse(&kv)?;
+        Ok(Self {
+            address: Address {
+                main: fields.mod_revision,
+                sub,
+            },
+            create_revision: fields.create_revision,
+            version: fields.version,
+            lease: fields.lease,
+            kv,
+        })
+    }
+}
+
+/// The rows of one change, without `current`, which the round writes once per key at its end.
+fn write_rows(batch: &mut Batch, address: Address, change: &Change) {
+    let revision_key = schema::revision_key(address.main, address.sub);
+    batch.put(Family::Revision, revision_key, change.written.revision());
+    if let Some(previous) = &change.previous {
+        let old = schema::old_key(&change.key, previous.address.main, previous.address.sub);
+        batch.put(Family::Old, old, []);
+    }
+    if change.kind == Kind::Tombstone {
+        let old = schema::old_key(&change.key, address.main, address.sub);
+        batch.put(Family::Old, old, TOMBSTONE_MARK);
+    }
+}
+
+fn event(change: Change, main: i64) -> Event {
+    let previous = change.previous.map(|previous| previous.kv);
+    match change.kind {
+        Kind::Create | Kind::Put => Event {
+            kind: EventKind::Put,
+            kv: change.written.kv(),
+            key: change.key,
+            previous,
+        },
+        Kind::Tombstone => {
+            let fields = Fields {
+                key: &change.key,
+                mod_revision: main,
+                ..Fields::default()
+            };
+            let kv = fields.encode();
+            Event {
+                kind: EventKind::Delete,
+                kv,
+                key: change.key,
+                previous,
+            }
+        }
+    }
+}
+
+/// Value in `old` of a change that deleted the key.
+const TOMBSTONE_MARK: [u8; 1] = [1];

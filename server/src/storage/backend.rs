@@ -1,0 +1,349 @@
+//! The database itself: open, read, write one batch, flush, measure, and stop for good on failure.
+
+use std::{
+    fmt, fs,
+    io::{ErrorKind, Write as _},
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use rocksdb::{
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, ReadOptions, ReadTier,
+    WriteOptions, properties,
+};
+use self_cell::self_cell;
+
+use crate::storage::{BackendOptions, Batch, Family, StorageError, View, options};
+
+/// Handle to the open database; clones share it. The database closes with the last handle,
+/// view or batch.
+#[derive(Clone)]
+pub struct Backend {
+    shared: Arc<Shared>,
+}
+
+/// Figures behind `dbSize` and `dbSizeInUse`, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Live tables and blob files, and records not flushed yet.
+    pub total_bytes: u64,
+    /// What live and retained rows take of it (an estimate); never above `total_bytes`.
+    pub in_use_bytes: u64,
+}
+
+/// What a crash now would have to replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unflushed {
+    /// Rows in memory only, over all families.
+    pub rows: u64,
+    /// Their size, bytes.
+    pub bytes: u64,
+}
+
+struct Shared {
+    open: OpenDatabase,
+    read_newest: ReadOptions,
+    read_persisted: ReadOptions,
+    write: WriteOptions,
+    /// The reason of the first failed write or flush. Invariant: once set, nothing is written.
+    latch: OnceLock<String>,
+    flushes: AtomicU64,
+}
+
+struct Handles<'a>(Vec<&'a ColumnFamily>);
+
+self_cell! {
+    struct OpenDatabase {
+        owner: DB,
+        #[covariant]
+        dependent: Handles,
+    }
+}
+
+impl Backend {
+    /// Opens the state in `dir`, or makes an empty one if `dir` is empty or missing.
+    ///
+    /// # Errors
+    ///
+    /// A directory that holds something else, or a newer format, is refused untouched.
+    pub fn open(dir: &Path, options: &BackendOptions) -> Result<Self, StorageError> {
+        prepare_directory(dir)?;
+        let db =
+            DB::open_cf_descriptors(&options::database(options), dir, options::families(options))
+                .map_err(|error| StorageError::database("open the state", &error))?;
+        sync_directory(dir)?;
+        let open = OpenDatabase::try_new(db, |db| {
+            let handles = Family::ALL.iter().map(|family| {
+                db.cf_handle(family.name())
+                    .ok_or_else(|| StorageError::Database {
+                        action: "open the state",
+                        reason: format!("family {} is missing", family.name()),
+                    })
+            });
+            handles.collect::<Result<Vec<_>, _>>().map(Handles)
+        })?;
+        let mut read_persisted = ReadOptions::default();
+        read_persisted.set_read_tier(ReadTier::Persisted);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                open,
+                read_newest: ReadOptions::default(),
+                read_persisted,
+                write: options::write(),
+                latch: OnceLock::new(),
+                flushes: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// The newest value of a row, flushed or not.
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.get_with(family, key, &self.shared.read_newest)
+    }
+
+    /// The value a crash at this moment would leave.
+    pub fn get_persisted(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.get_with(family, key, &self.shared.read_persisted)
+    }
+
+    /// A consistent moment: now.
+    pub fn view(&self) -> View {
+        View::new(self.clone())
+    }
+
+    /// An empty batch for this database.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+
+    /// Applies a batch as one: in memory at once, on disk with the next flush.
+    ///
+    /// # Errors
+    ///
+    /// The first failure closes the state for writing; all later calls return it.
+    pub fn write(&self, batch: Batch) -> Result<(), StorageError> {
+        self.check_latch()?;
+        self.db()
+            .write_opt(batch.changes, &self.shared.write)
+            .map_err(|error| self.latch("write the state", &error))
+    }
+
+    /// Brings every batch written so far to disk, all families as one. Blocks until durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::write`].
+    pub fn flush(&self) -> Result<(), StorageError> {
+        self.check_latch()?;
+        let handles = &self.shared.open.borrow_dependent().0;
+        self.db()
+            .flush_cfs_opt(handles, &options::flush())
+            .map_err(|error| self.latch("flush the state", &error))?;
+        self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Fails if the state is closed for writing, or if RocksDB failed in the background.
+    pub fn check(&self) -> Result<(), StorageError> {
+        self.check_latch()?;
+        let failures = self
+            .db()
+            .property_int_value(properties::BACKGROUND_ERRORS)
+            .map_err(|error| StorageError::database("read a property", &error))?
+            .unwrap_or(0);
+        if failures > 0 {
+            let reason = format!("{failures} background errors, see the LOG file of the state");
+            let _ = self.shared.latch.set(reason);
+        }
+        self.check_latch()
+    }
+
+    /// Rewrites the tables so that removed rows give their space back. Reads and writes go on.
+    pub fn compact_tables(&self) {
+        let mut how = CompactOptions::default();
+        how.set_exclusive_manual_compaction(false);
+        how.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        for &family in Family::ALL {
+            self.db()
+                .compact_range_cf_opt(self.handle(family), None::<&[u8]>, None::<&[u8]>, &how);
+        }
+    }
+
+    /// Size of the state as clients see it.
+    pub fn sizes(&self) -> Sizes {
+        let unflushed = self.unflushed().bytes;
+        let tables = self.sum(properties::LIVE_SST_FILES_SIZE);
+        let blobs = self.sum_named(c"rocksdb.live-blob-file-size");
+        let blob_garbage = self.sum_named(c"rocksdb.live-blob-file-garbage-size");
+        let total_bytes = tables + blobs + unflushed;
+        let live = self.sum(properties::ESTIMATE_LIVE_DATA_SIZE);
+        let in_use = live + blobs.saturating_sub(blob_garbage) + unflushed;
+        Sizes {
+            total_bytes,
+            in_use_bytes: in_use.min(total_bytes),
+        }
+    }
+
+    /// What has been written and is not on disk yet.
+    pub fn unflushed(&self) -> Unflushed {
+        let rows = self.sum(properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)
+            + self.sum(properties::NUM_ENTRIES_IMM_MEM_TABLES);
+        let empty = EMPTY_MEMTABLE_BYTES * Family::ALL.len() as u64;
+        let bytes = self
+            .sum(properties::CUR_SIZE_ALL_MEM_TABLES)
+            .saturating_sub(empty);
+        Unflushed { rows, bytes }
+    }
+
+    /// Copies the files into the new directory `to`, as kill -9 at this moment would leave them.
+    #[cfg(test)]
+    pub(crate) fn crash_image(&self, to: &Path) {
+        self.db().disable_file_deletions().expect("hold the files");
+        fs::create_dir(to).expect("create");
+        let names = fs::read_dir(self.db().path()).expect("list");
+        let mut names: Vec<_> = names.map(|name| name.expect("list").file_name()).collect();
+        // The manifest names the tables, so it goes first: what it names exists by now.
+        names.sort_by_key(|name| !name.to_string_lossy().starts_with("MANIFEST"));
+        for name in names {
+            fs::copy(self.db().path().join(&name), to.join(&name)).expect("copy");
+        }
+        self.db()
+            .enable_file_deletions()
+            .expect("release the files");
+    }
+
+    pub(super) fn db(&self) -> &DB {
+        self.shared.open.borrow_owner()
+    }
+
+    pub(super) fn handle(&self, family: Family) -> &ColumnFamily {
+        self.shared.open.borrow_dependent().0[family as usize]
+    }
+
+    pub(super) fn get_with(
+        &self,
+        family: Family,
+        key: &[u8],
+        read: &ReadOptions,
+    ) -> Result<Option<Bytes>, StorageError> {
+        self.db()
+            .get_pinned_cf_opt(self.handle(family), key, read)
+            .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
+            .map_err(|error| StorageError::database("read the state", &error))
+    }
+
+    fn check_latch(&self) -> Result<(), StorageError> {
+        match self.shared.latch.get() {
+            Some(reason) => Err(StorageError::Latched(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn latch(&self, action: &str, error: &rocksdb::Error) -> StorageError {
+        let reason = self
+            .shared
+            .latch
+            .get_or_init(|| format!("{action}: {error}"));
+        StorageError::Latched(reason.clone())
+    }
+
+    fn sum(&self, property: &properties::PropName) -> u64 {
+        self.sum_named(property.as_c_str())
+    }
+
+    fn sum_named(&self, property: &std::ffi::CStr) -> u64 {
+        Family::ALL
+            .iter()
+            .filter_map(|&family| {
+                self.db()
+                    .property_int_value_cf(self.handle(family), property)
+                    .ok()
+                    .flatten()
+            })
+            .sum()
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("path", &self.db().path())
+            .field("latch", &self.shared.latch.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks what lies in `dir` before RocksDB may touch it, and marks an empty one as ours.
+fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
+    let mark = dir.join(FORMAT_FILE);
+    match fs::read_to_string(&mark) {
+        Ok(text) => return check_format(dir, &text),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(StorageError::directory("read", mark, &error)),
+    }
+    fs::create_dir_all(dir).map_err(|error| StorageError::directory("create", dir, &error))?;
+    let mut names =
+        fs::read_dir(dir).map_err(|error| StorageError::directory("list", dir, &error))?;
+    if names.any(|name| name.is_ok_and(|name| name.file_name() != FORMAT_TEMPORARY)) {
+        let reason = format!("it is not empty and has no file {FORMAT_FILE}");
+        return Err(StorageError::Foreign {
+            path: dir.to_owned(),
+            reason,
+        });
+    }
+    let temporary = dir.join(FORMAT_TEMPORARY);
+    write_durably(&temporary, format!("{FORMAT_NAME} {FORMAT}\n").as_bytes())
+        .and_then(|()| fs::rename(&temporary, &mark))
+        .map_err(|error| StorageError::directory("write", &mark, &error))?;
+    sync_directory(dir)?;
+    match dir.parent() {
+        Some(parent) if parent != Path::new("") => sync_directory(parent),
+        _ => Ok(()),
+    }
+}
+
+fn check_format(dir: &Path, text: &str) -> Result<(), StorageError> {
+    let found = text
+        .trim_end()
+        .strip_prefix(FORMAT_NAME)
+        .and_then(|version| version.trim_start().parse::<u32>().ok());
+    match found {
+        Some(FORMAT) => Ok(()),
+        Some(found) => Err(StorageError::FutureFormat {
+            path: dir.to_owned(),
+            found,
+            known: FORMAT,
+        }),
+        None => Err(StorageError::Foreign {
+            path: dir.to_owned(),
+            reason: format!("the file {FORMAT_FILE} does not name a format of ours"),
+        }),
+    }
+}
+
+fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn sync_directory(dir: &Path) -> Result<(), StorageError> {
+    fs::File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| StorageError::directory("sync", dir, &error))
+}
+
+/// Names the format of the state; it stands beside RocksDB's own files, so that it can be read
+/// before RocksDB opens, and writes, anything.
+const FORMAT_FILE: &str = "FORMAT";
+const FORMAT_TEMPORARY: &str = "FORMAT.tmp";
+const FORMAT_NAME: &str = "trilith-state";
+/// Counts up with each change that an older program cannot read.
+const FORMAT: u32 = 1;
+
+/// What RocksDB reports for a memtable that holds nothing.
+const EMPTY_MEMTABLE_BYTES: u64 = 2048;

@@ -1,0 +1,22 @@
+//! The durable state of one member: a RocksDB database whose write-ahead log is the raft log.
+//!
+//! Only this module names RocksDB. [`schema`] says which family holds what and how keys are
+//! built; [`Backend`] opens, writes and flushes; [`View`] reads one consistent moment.
+//!
+//! **Invariant:** RocksDB's own log is off and flushes are atomic over all families, so a crash
+//! leaves exactly a prefix of the batches written, and the applied index inside it is true.
+
+pub mod schema;
+
+mod backend;
+mod batch;
+mod error;
+mod options;
+mod view;
+
+pub use backend::{Backend, Sizes, Unflushed};
+pub use batch::Batch;
+pub use error::StorageError;
+pub use options::BackendOptions;
+pub use schema::Family;
+pub use view::{Scan, View};

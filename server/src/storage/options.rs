@@ -1,0 +1,132 @@
+//! How RocksDB is tuned, and why each figure is what it is.
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    FlushOptions, LogLevel, Options, WriteOptions,
+};
+
+use crate::storage::Family;
+
+/// What an operator may change about the state. The defaults keep memory modest: it is a promise
+/// that it does not grow with the number of keys.
+#[derive(Clone, Debug)]
+pub struct BackendOptions {
+    /// Uncompressed blocks, indexes and filters kept in memory, bytes.
+    pub block_cache_bytes: usize,
+    /// Records not flushed yet, over all families, bytes; RocksDB flushes by itself beyond it.
+    /// Small quotas want it small, since `dbSize` counts unflushed records.
+    pub write_buffer_bytes: usize,
+    /// Threads that flush and compact.
+    pub background_jobs: i32,
+}
+
+impl Default for BackendOptions {
+    fn default() -> Self {
+        Self {
+            block_cache_bytes: 48 << 20,
+            write_buffer_bytes: 64 << 20,
+            background_jobs: 2,
+        }
+    }
+}
+
+pub(super) fn database(options: &BackendOptions) -> Options {
+    let mut db = Options::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    // The raft log is the only log. Without the WAL only an atomic flush keeps the families
+    // at one and the same batch.
+    db.set_atomic_flush(true);
+    db.set_paranoid_checks(true);
+    db.set_db_write_buffer_size(options.write_buffer_bytes);
+    db.set_max_background_jobs(options.background_jobs);
+    // One thread applies; a concurrent memtable would only add atomics to each insert.
+    db.set_allow_concurrent_memtable_write(false);
+    db.set_enable_write_thread_adaptive_yield(false);
+    // Keeping every table open would make memory grow with the database.
+    db.set_max_open_files(MAX_OPEN_FILES);
+    // The directory is walked once at start otherwise, which costs seconds on large states.
+    db.set_skip_stats_update_on_db_open(true);
+    db.set_bytes_per_sync(1 << 20);
+    db.set_keep_log_file_num(2);
+    db.set_max_log_file_size(1 << 20);
+    db.set_log_level(LogLevel::Warn);
+    db.set_stats_dump_period_sec(0);
+    db.set_stats_persist_period_sec(0);
+    db.set_max_manifest_file_size(16 << 20);
+    db.set_manifest_preallocation_size(64 << 10);
+    db
+}
+
+pub(super) fn families(options: &BackendOptions) -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(options.block_cache_bytes);
+    Family::ALL
+        .iter()
+        .map(|&family| ColumnFamilyDescriptor::new(family.name(), of(family, &cache, options)))
+        .collect()
+}
+
+fn of(family: Family, cache: &Cache, options: &BackendOptions) -> Options {
+    let mut of = Options::default();
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_format_version(6);
+    // Indexes and filters live in the cache, cut in pieces, so that they too are bounded.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 << 10);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_cache_index_and_filter_blocks_with_high_priority(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_pin_top_level_index_and_filter(true);
+    of.set_compression_type(DBCompressionType::Lz4);
+    of.set_max_write_buffer_number(4);
+    match family {
+        Family::Revision | Family::Current => {
+            table.set_block_size(16 << 10);
+            of.set_write_buffer_size(options.write_buffer_bytes / 2);
+            of.set_target_file_size_base(32 << 20);
+            of.set_max_bytes_for_level_base(128 << 20);
+            // A value this large is cheaper to leave in place than to rewrite at every level.
+            of.set_enable_blob_files(true);
+            of.set_min_blob_size(MIN_BLOB_BYTES);
+            of.set_blob_file_size(64 << 20);
+            of.set_blob_compression_type(DBCompressionType::Lz4);
+            of.set_enable_blob_gc(true);
+            of.set_blob_gc_age_cutoff(0.5);
+            of.set_blob_gc_force_threshold(0.5);
+        }
+        Family::Old => {
+            table.set_block_size(8 << 10);
+            of.set_write_buffer_size(options.write_buffer_bytes / 4);
+        }
+        _ => {
+            table.set_block_size(4 << 10);
+            of.set_write_buffer_size((options.write_buffer_bytes / 8).min(4 << 20));
+        }
+    }
+    if family == Family::Current {
+        // Creates ask for keys that do not exist: the filter spares them every level.
+        table.set_bloom_filter(10.0, false);
+    }
+    of.set_block_based_table_factory(&table);
+    of
+}
+
+pub(super) fn write() -> WriteOptions {
+    let mut write = WriteOptions::default();
+    write.disable_wal(true);
+    write
+}
+
+pub(super) fn flush() -> FlushOptions {
+    let mut flush = FlushOptions::default();
+    flush.set_wait(true);
+    flush
+}
+
+/// 512 tables of 32 MiB are 16 GiB open at once; beyond that they are opened on demand.
+const MAX_OPEN_FILES: i32 = 512;
+
+/// Below this a value is cheaper inside the tables, where lists read it in passing.
+const MIN_BLOB_BYTES: u64 = 16 << 10;

@@ -1,0 +1,169 @@
+//! One consistent moment of the state, and ordered scans over it.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, Snapshot};
+use self_cell::self_cell;
+
+use crate::storage::{Backend, Family, StorageError};
+
+/// The state as it stood when the view was taken; later batches are invisible. Cheap to clone.
+/// It keeps the database open and what it can see from being removed, so none lives for hours.
+#[derive(Clone)]
+pub struct View {
+    pinned: Arc<PinnedBackend>,
+}
+
+struct Pinned<'a> {
+    read: ReadOptions,
+    /// Declared after `read`, which points at it, so that it is dropped last.
+    snapshot: Snapshot<'a>,
+}
+
+self_cell! {
+    struct PinnedBackend {
+        owner: Backend,
+        #[not_covariant]
+        dependent: Pinned,
+    }
+}
+
+impl View {
+    pub(super) fn new(backend: Backend) -> Self {
+        let pinned = PinnedBackend::new(backend, |backend| {
+            let snapshot = backend.db().snapshot();
+            let mut read = ReadOptions::default();
+            read.set_snapshot(&snapshot);
+            Pinned { read, snapshot }
+        });
+        Self {
+            pinned: Arc::new(pinned),
+        }
+    }
+
+    /// The value of a row.
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.pinned
+            .with_dependent(|backend, pinned| backend.get_with(family, key, &pinned.read))
+    }
+
+    /// Rows from `lower`, included, to `upper`, excluded (or to the end of the family), ascending.
+    pub fn scan(&self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Scan<'_> {
+        self.start(family, lower, upper, Direction::Forward)
+    }
+
+    /// As [`View::scan`], from the last row down.
+    pub fn scan_reverse(&self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Scan<'_> {
+        self.start(family, lower, upper, Direction::Reverse)
+    }
+
+    fn start(
+        &self,
+        family: Family,
+        lower: &[u8],
+        upper: Option<&[u8]>,
+        direction: Direction,
+    ) -> Scan<'_> {
+        let mut read = ReadOptions::default();
+        self.pinned
+            .with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
+        if direction == Direction::Reverse {
+            read.set_iterate_lower_bound(lower);
+        }
+        if let Some(upper) = upper {
+            read.set_iterate_upper_bound(upper);
+        }
+        let backend = self.pinned.borrow_owner();
+        let mut rows = backend
+            .db()
+            .raw_iterator_cf_opt(backend.handle(family), read);
+        match direction {
+            Direction::Forward => rows.seek(lower),
+            Direction::Reverse => rows.seek_to_last(),
+        }
+        Scan {
+            rows,
+            direction,
+            fresh: true,
+            _view: self,
+        }
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").finish_non_exhaustive()
+    }
+}
+
+/// A walk over rows in order. It lends each row until the next step.
+pub struct Scan<'a> {
+    rows: DBRawIteratorWithThreadMode<'a, DB>,
+    direction: Direction,
+    /// Whether the iterator stands on a row that was not lent yet.
+    fresh: bool,
+    /// The snapshot below must outlive the iterator.
+    _view: &'a View,
+}
+
+impl Scan<'_> {
+    /// The next row as key and value; `None` at the end.
+    #[expect(
+        clippy::should_implement_trait,
+        clippy::type_complexity,
+        reason = "the rows are lent, which Iterator cannot"
+    )]
+    pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, StorageError> {
+        self.advance()?;
+        Ok(self.row())
+    }
+
+    /// Steps to the next row, which [`Scan::row`] then lends; false at the end.
+    pub fn advance(&mut self) -> Result<bool, StorageError> {
+        if self.fresh {
+            self.fresh = false;
+        } else if self.rows.valid() {
+            match self.direction {
+                Direction::Forward => self.rows.next(),
+                Direction::Reverse => self.rows.prev(),
+            }
+        }
+        if !self.rows.valid() {
+            self.rows
+                .status()
+                .map_err(|error| StorageError::database("scan", &error))?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// The row that [`Scan::advance`] stepped to; `None` at the end.
+    pub fn row(&self) -> Option<(&[u8], &[u8])> {
+        self.rows.item()
+    }
+
+    /// Jumps so that the next step finds the first row at or after `key` (of a reverse scan: the
+    /// last one at or before it). Bounds stay in force.
+    pub fn seek(&mut self, key: &[u8]) {
+        match self.direction {
+            Direction::Forward => self.rows.seek(key),
+            Direction::Reverse => self.rows.seek_for_prev(key),
+        }
+        self.fresh = true;
+    }
+}
+
+impl fmt::Debug for Scan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scan")
+            .field("direction", &self.direction)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Reverse,
+}
