@@ -102,7 +102,8 @@ impl Report {
         let bound = Bound::find(row.scenario, row.measure).filter(|_| !self.is_short);
         cells.push(bound.map(|bound| bound.to_string()).unwrap_or_default());
         let verdict = |bound: Bound| {
-            let (value, ratio) = (row.median(1)?, ratios.first().copied().flatten()?);
+            let ratio = ratios.first().copied().flatten()?;
+            let value = row.median(1)?;
             Some(if bound.is_met(value, ratio) {
                 "met"
             } else {
@@ -209,6 +210,18 @@ mod tests {
         let report = report();
         assert_eq!(report.rows[0].median(0), Some(20.0));
         assert_eq!(report.rows[0].ratio(1), Some(2.0));
+    }
+
+    #[test]
+    fn a_baseline_alone_has_no_ratio_and_no_verdict() {
+        let mut report = report();
+        report.targets.truncate(1);
+        report.rows[0].values.truncate(1);
+        assert!(
+            report
+                .table(true)
+                .contains("| put-100 | rate_per_s | 20.0 | >= 1.7 |  |")
+        );
     }
 
     #[test]

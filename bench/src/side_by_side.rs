@@ -36,6 +36,7 @@ pub(crate) async fn run(arguments: &Arguments, run: &Run) -> Result<Report> {
                 ));
                 match measure(arguments, run, scenario, target, &mut peak).await {
                     Ok(measures) => {
+                        progress(&format!("  {measures:.2?}"));
                         for (measure, value) in measures {
                             report.add(scenario.name, measure, target, round, value);
                         }
