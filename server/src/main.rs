@@ -1,5 +1,6 @@
 //! The binary `trilith`: reads the flags, sets up the log, runs the member.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -12,7 +13,13 @@ use trilith_server::logging::{self, FATAL, LogConfig};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args_os().map(lossy).collect();
+    let args: Result<Vec<String>, _> = std::env::args_os().map(OsString::into_string).collect();
+    let args = match args {
+        Ok(args) => args,
+        Err(bad) => return print("", &format!("the argument {bad:?} is not valid UTF-8\n"), 2),
+    };
+    // Only ETCD_* variables matter; one that is not UTF-8 fails where its value is read.
+    let lossy = |text: OsString| text.to_string_lossy().into_owned();
     let env: Vec<_> = std::env::vars_os()
         .map(|(k, v)| (lossy(k), lossy(v)))
         .collect();
@@ -24,10 +31,7 @@ fn main() -> ExitCode {
         code,
     }) = &loaded.outcome
     {
-        // A closed pipe is no reason to fail: whoever read it has seen enough.
-        let _closed = std::io::stderr().write_all(stderr.as_bytes());
-        let _closed = std::io::stdout().write_all(stdout.as_bytes());
-        return ExitCode::from(*code);
+        return print(stdout, stderr, *code);
     }
     let log = match &loaded.outcome {
         Ok(config) => config.log.clone(),
@@ -76,7 +80,10 @@ fn refuse(error: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Flags and values are text; what is not is refused later under the name that it then has.
-fn lossy(text: std::ffi::OsString) -> String {
-    text.to_string_lossy().into_owned()
+/// Prints what is not for the log.
+fn print(stdout: &str, stderr: &str, code: u8) -> ExitCode {
+    // A closed pipe is no reason to fail: whoever read it has seen enough.
+    let _closed = std::io::stderr().write_all(stderr.as_bytes());
+    let _closed = std::io::stdout().write_all(stdout.as_bytes());
+    ExitCode::from(code)
 }

@@ -144,7 +144,7 @@ fn data_dir(values: &Values, notes: &mut Vec<Note>) -> PathBuf {
     PathBuf::from(dir)
 }
 
-/// The advertised URLs. A default one beside a listener on all addresses gets this machine's address.
+/// The advertised URLs. A default one beside a listener on 0.0.0.0 gets this machine's address.
 fn advertised(
     values: &Values,
     advertise: &str,
@@ -227,7 +227,8 @@ fn progress_interval(values: &Values, notes: &mut Vec<Note>) -> Duration {
     given.max(MIN_PROGRESS_INTERVAL)
 }
 
-fn log(values: &Values) -> Result<LogConfig, ConfigError> {
+/// Where the log goes, as far as that can be read without opening files.
+pub(super) fn log(values: &Values) -> Result<LogConfig, ConfigError> {
     let level = values.text("log-level");
     let format = values.text("log-format");
     let outputs = values

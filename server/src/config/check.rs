@@ -1,4 +1,4 @@
-//! The checks that etcd makes on its settings, in etcd's order, and then what Trilith cannot do yet.
+//! The checks that etcd makes on its settings, in etcd's order; then what Trilith cannot do yet.
 
 use std::net::IpAddr;
 
@@ -73,7 +73,7 @@ fn logger(values: &Values) -> Result<(), ConfigError> {
             instead: "use stderr, which systemd writes to the journal",
         });
     }
-    Ok(())
+    super::build::log(values).map(|_| ())
 }
 
 fn urls(values: &Values) -> Result<(), ConfigError> {
@@ -90,16 +90,17 @@ fn urls(values: &Values) -> Result<(), ConfigError> {
     let hostless = |flag| {
         let urls = values.urls(flag);
         let network = |url: &&MemberUrl| matches!(url.scheme(), Scheme::Http | Scheme::Https);
-        urls.iter()
+        let bad = urls
+            .iter()
             .filter(network)
-            .any(|url| url.host().is_empty())
-            .then(|| join(urls))
+            .find(|url| url.host().is_empty())?;
+        Some((join(urls), bad.to_string()))
     };
-    if let Some(urls) = hostless("initial-advertise-peer-urls") {
-        return Err(ConfigError::PeerHost(urls));
+    if let Some((urls, bad)) = hostless("initial-advertise-peer-urls") {
+        return Err(ConfigError::PeerHost { urls, bad });
     }
     match hostless("advertise-client-urls") {
-        Some(urls) => Err(ConfigError::ClientHost(urls)),
+        Some((urls, bad)) => Err(ConfigError::ClientHost { urls, bad }),
         None => Ok(()),
     }
 }

@@ -36,13 +36,16 @@ pub enum ConfigError {
     BindHost(String),
     #[error("listen tcp: address {0}: invalid port")]
     Port(String),
-    #[error("--initial-advertise-peer-urls {0:?} must be \"host:port\" (unexpected empty host)")]
-    PeerHost(String),
     #[error(
-        "--advertise-client-urls {0:?} must be in the format \"host:port\", \
-         \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" (unexpected empty host)"
+        "--initial-advertise-peer-urls {urls:?} must be \"host:port\" \
+         (unexpected empty host ({bad}))"
     )]
-    ClientHost(String),
+    PeerHost { urls: String, bad: String },
+    #[error(
+        "--advertise-client-urls {urls:?} must be in the format \"host:port\", \
+         \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" (unexpected empty host ({bad}))"
+    )]
+    ClientHost { urls: String, bad: String },
     #[error("unexpected clusterState {0:?}")]
     ClusterState(String),
     #[error(

@@ -173,7 +173,7 @@ fn read_section(
                 read_section(&path, inner, values, notes)?;
             }
             _ if NESTED.iter().any(|(name, _)| *name == path) => {
-                return Err(ConfigError::File(format!("invalid {path}")).into());
+                return Err(wrong_type(value, &path, "settings by name").into());
             }
             value => match flag_of(section, key) {
                 Some(flag) => read_value(flag, &path, value, values)?,
@@ -224,15 +224,17 @@ fn read_value(flag: &str, path: &str, value: &Yaml, values: &mut Values) -> Resu
             .set(flag, text)
             .map_err(|error| ConfigError::File(error).into());
     }
-    let read = convert(flag, kind, value).ok_or_else(|| {
-        let found = name_of(value);
-        ConfigError::File(format!(
-            "error unmarshaling JSON: cannot unmarshal {found} into {path}, which takes {}",
-            wanted(flag, kind)
-        ))
-    })?;
+    let read = convert(flag, kind, value);
+    let read = read.ok_or_else(|| wrong_type(value, path, wanted(flag, kind)))?;
     values.put(flag, read);
     Ok(())
+}
+
+fn wrong_type(value: &Yaml, path: &str, wanted: &str) -> ConfigError {
+    let found = name_of(value);
+    ConfigError::File(format!(
+        "error unmarshaling JSON: cannot unmarshal {found} into {path}, which takes {wanted}"
+    ))
 }
 
 /// Whether the file has one comma-separated string for these words, and not a list.
@@ -256,15 +258,14 @@ fn convert(flag: &str, kind: Kind, value: &Yaml) -> Option<Value> {
         }
         (Kind::Int, Yaml::Number(number)) => Value::Int(number.as_i64()?),
         (Kind::Duration, Yaml::Number(number)) => Value::Duration(number.as_i64()?),
-        (Kind::Text | Kind::Choice(_) | Kind::Choices(_), value) => match value {
-            Yaml::String(text) if text.is_empty() && flag == "initial-cluster-state" => {
-                Value::Text("new".to_owned())
-            }
-            Yaml::String(text) => Value::Text(text.clone()),
-            Yaml::Number(number) => Value::Text(number.to_string()),
-            Yaml::Bool(value) => Value::Text(value.to_string()),
-            _ => return None,
-        },
+        (Kind::Text | Kind::Choice(_) | Kind::Choices(_), Yaml::String(text)) => {
+            let unset = text.is_empty() && flag == "initial-cluster-state";
+            Value::Text(if unset {
+                "new".to_owned()
+            } else {
+                text.clone()
+            })
+        }
         (Kind::Words, Yaml::String(text)) if is_comma_list(flag) => {
             Value::read(Kind::Words, text, None).ok()?
         }

@@ -7,7 +7,7 @@
 use super::gates::FeatureGates;
 use super::table::{FLAGS, Flag, position};
 use super::url::MemberUrl;
-use super::value::Value;
+use super::value::{Kind, Value};
 
 /// The value of each flag, and whether somebody set it.
 ///
@@ -182,12 +182,10 @@ fn wrong_kind(name: &str) -> ! {
     panic!("--{name} is asked for as another kind than the table says")
 }
 
-/// The default as a value. Empty lists cannot be typed, so they are not read from text.
+/// The default as a value. No stage of `--v2-deprecation` can be typed that would mean none.
 fn default_value(flag: &Flag) -> Value {
-    use super::value::Kind::{Choices, List, Words};
     match flag.kind {
-        List | Words if flag.default.is_empty() => Value::Words(Vec::new()),
-        Choices(_) => Value::Text(String::new()),
+        Kind::Choices(_) => Value::Text(String::new()),
         kind => Value::read(kind, flag.default, None).expect("a test reads every default"),
     }
 }

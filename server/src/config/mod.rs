@@ -1,7 +1,7 @@
 //! The configuration of one member: etcd's flags, variables and config file, read and checked.
 //!
-//! [`load`] turns arguments and environment into a [`Config`] in which every value is valid, or into
-//! the reason why there is none, told as etcd tells it.
+//! [`load`] turns arguments and environment into a [`Config`] in which every value is valid, or
+//! into the reason why there is none, told as etcd tells it.
 
 mod build;
 mod check;
@@ -15,6 +15,8 @@ mod gates;
 mod help;
 mod note;
 mod table;
+#[cfg(test)]
+mod tests;
 mod url;
 mod value;
 

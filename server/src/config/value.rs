@@ -88,6 +88,7 @@ impl Value {
                 urls.dedup();
                 Ok(Self::Urls(urls))
             }
+            Kind::Words | Kind::List if text.is_empty() => Ok(Self::Words(Vec::new())),
             Kind::Words => {
                 let words: BTreeSet<&str> = text.split(',').collect();
                 Ok(Self::Words(words.into_iter().map(str::to_owned).collect()))
