@@ -42,13 +42,13 @@ count_broken() { if [ "$1" = 1 ] && [ "$2" = 0 ]; then failed=$((failed + 1)); f
 
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked --workspace --all-targets -- -D warnings
+check server-build cargo build --locked -p trilith-server
 status=0
 step cargo-test cargo test --locked --workspace --no-fail-fast || status=1
 passed=$((passed + $(cargo_sum passed)))
 skipped=$((skipped + $(cargo_sum ignored)))
 failed=$((failed + $(cargo_sum failed)))
 count_broken $status "$(cargo_sum failed)"
-check server-build cargo build --locked -p trilith-server
 check go-fmt scripts/go-fmt.sh
 check go-vet go -C tests/go vet ./...
 status=0

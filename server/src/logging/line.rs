@@ -178,3 +178,97 @@ impl Visit for Line {
 fn quoted(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::logging::LogOutput;
+
+    /// What `events` leave in a log file of this level and form, time and line numbers cut out.
+    fn logged(least: LogLevel, format: LogFormat, events: impl FnOnce()) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let sinks = Sinks::open(&[LogOutput::File(path.to_str().unwrap().to_owned())]).unwrap();
+        let layer = ZapLayer::new(least, format, sinks);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
+        let text = std::fs::read_to_string(path).unwrap();
+        let plain = |line: &str| {
+            let start = line.find("20").unwrap();
+            let stamp = &line[start..start + "2006-01-02T15:04:05.000000Z".len()];
+            let number = line.split_once("line.rs:").unwrap().1;
+            let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+            line.replace(stamp, "T")
+                .replace(&format!("line.rs:{}", &number[..digits]), "line.rs:N")
+        };
+        text.lines().map(|line| plain(line) + "\n").collect()
+    }
+
+    #[test]
+    fn a_line_has_zaps_keys_in_zaps_order_and_values_by_their_type() {
+        let text = logged(LogLevel::Info, LogFormat::Json, || {
+            let urls = vec!["http://a:1".to_owned()];
+            tracing::info!(
+                { "data-dir" } = "x",
+                count = 3_u64,
+                ok = true,
+                ?urls,
+                "it \"runs\""
+            );
+            tracing::error!(target: FATAL, error = %"no \u{1}", "gone");
+        });
+        let expected = "\
+{\"level\":\"info\",\"ts\":\"T\",\"caller\":\"logging/line.rs:N\",\"msg\":\"it \\\"runs\\\"\",\
+\"data-dir\":\"x\",\"count\":3,\"ok\":true,\"urls\":[\"http://a:1\"]}
+{\"level\":\"fatal\",\"ts\":\"T\",\"caller\":\"logging/line.rs:N\",\"msg\":\"gone\",\
+\"error\":\"no \\u0001\"}
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_console_form_is_zaps() {
+        let text = logged(LogLevel::Info, LogFormat::Console, || {
+            tracing::warn!(a = 1, b = "c", "two");
+            tracing::info!("none");
+        });
+        let expected = "T\twarn\tlogging/line.rs:N\ttwo\t{\"a\": 1, \"b\": \"c\"}\n\
+                        T\tinfo\tlogging/line.rs:N\tnone\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_level_keeps_out_what_is_below_it_and_the_debug_lines_of_other_crates() {
+        let events = || {
+            tracing::trace!("trace");
+            tracing::debug!(target: "h2::proto", "frames");
+            tracing::debug!("debug");
+            tracing::info!("info");
+            tracing::error!("error");
+            tracing::error!(target: PANIC, "panic");
+        };
+        let count = |least| logged(least, LogFormat::Json, events).lines().count();
+        assert_eq!(count(LogLevel::Debug), 4);
+        assert_eq!(count(LogLevel::Info), 3);
+        assert_eq!(count(LogLevel::Warn), 2);
+        assert_eq!(count(LogLevel::Panic), 1);
+        assert_eq!(count(LogLevel::Fatal), 0);
+    }
+
+    #[test]
+    fn several_outputs_get_each_line_once_and_dev_null_silences_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = LogOutput::File(path.to_str().unwrap().to_owned());
+        Sinks::open(&[file.clone(), file.clone()])
+            .unwrap()
+            .write(b"once\n");
+        let null = LogOutput::File("/dev/null".to_owned());
+        Sinks::open(&[file, null]).unwrap().write(b"never\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "once\n");
+        let missing = LogOutput::File("/nonexistent/x".to_owned());
+        let text = "open sink \"/nonexistent/x\": open /nonexistent/x: no such file or directory";
+        assert_eq!(Sinks::open(&[missing]).unwrap_err().to_string(), text);
+    }
+}
