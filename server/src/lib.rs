@@ -6,5 +6,6 @@ pub mod error;
 pub mod ids;
 pub mod lease;
 pub mod logging;
+pub mod member;
 pub mod mvcc;
 pub mod storage;

@@ -1,5 +1,8 @@
 //! What makes members a cluster: who they are, which version they agree on, how it begins.
 
+pub mod bootstrap;
+pub mod datadir;
+pub mod identity;
 mod member_table;
 mod peer_url;
 mod version;

@@ -1,0 +1,194 @@
+//! The log as raft-rs reads it: the newest entries in memory, older ones from disk.
+//!
+//! raft-rs takes an entry for stored as soon as its write is under way, and reads it again when it is committed.
+//! So every entry stays here at least until it is durable and handed to apply: a fresh proposal is never read back
+//! from disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use super::entry::entry_bytes;
+use super::log::{Base, LogReader, Recovered, limit_bytes};
+
+/// raft-rs's view of the log.
+pub(crate) struct CachedLog {
+    reader: Arc<dyn LogReader>,
+    hard_state: HardState,
+    conf_state: ConfState,
+    base: Base,
+    /// Index of the last entry, also when it is not durable yet.
+    last: u64,
+    /// Invariant: the entries up to `last` without gaps; all that are not durable are here.
+    tail: VecDeque<Entry>,
+    tail_bytes: usize,
+}
+
+impl CachedLog {
+    /// The log as it was found on disk, with the state that the configuration has at the applied index.
+    pub(crate) fn new(
+        reader: Arc<dyn LogReader>,
+        recovered: &Recovered,
+        conf_state: ConfState,
+    ) -> Self {
+        Self {
+            reader,
+            hard_state: recovered.hard_state.clone(),
+            conf_state,
+            base: recovered.base,
+            last: recovered.last,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+        }
+    }
+
+    /// Takes entries that are on their way to disk; they replace what stands in their place.
+    ///
+    /// # Panics
+    ///
+    /// When they leave a gap.
+    pub(crate) fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(
+            first.index <= self.last + 1 && first.index > self.base.index,
+            "entries from {} do not continue a log of {} to {}",
+            first.index,
+            self.base.index + 1,
+            self.last
+        );
+        while let Some(last) = self.tail.pop_back_if(|last| last.index >= first.index) {
+            self.tail_bytes -= entry_bytes(&last);
+        }
+        for entry in entries {
+            self.tail_bytes += entry_bytes(entry);
+            self.tail.push_back(entry.clone());
+        }
+        self.last = entries.last().map_or(self.last, |last| last.index);
+    }
+
+    /// Lets go of entries before `index` as long as more than `keep_bytes` are held. Those are durable.
+    pub(crate) fn evict_before(&mut self, index: u64, keep_bytes: usize) {
+        while self.tail_bytes > keep_bytes {
+            let Some(old) = self.tail.pop_front_if(|old| old.index < index) else {
+                return;
+            };
+            self.tail_bytes -= entry_bytes(&old);
+        }
+    }
+
+    /// Forgets all up to `index`, and returns the new base.
+    ///
+    /// # Errors
+    ///
+    /// When the term of that entry cannot be read.
+    pub(crate) fn compact(&mut self, index: u64) -> raft::Result<Base> {
+        let base = Base {
+            index,
+            term: self.term(index)?,
+        };
+        self.evict_before(index + 1, 0);
+        self.base = base;
+        Ok(base)
+    }
+
+    /// What was compacted away.
+    pub(crate) fn base(&self) -> Base {
+        self.base
+    }
+
+    /// Bytes of the entries that are held in memory.
+    #[cfg(test)]
+    pub(crate) fn tail_bytes(&self) -> usize {
+        self.tail_bytes
+    }
+
+    /// Entries from `low` to before `high`, at least one, and no more than `max_bytes` beyond that.
+    pub(crate) fn read(&self, low: u64, high: u64, max_bytes: u64) -> raft::Result<Vec<Entry>> {
+        if low <= self.base.index {
+            return Err(StorageError::Compacted.into());
+        }
+        if high > self.last + 1 {
+            return Err(StorageError::Unavailable.into());
+        }
+        let in_memory = self.tail.front().map_or(self.last + 1, |first| first.index);
+        let mut entries = Vec::new();
+        if low < in_memory {
+            let disk_high = high.min(in_memory);
+            entries = self
+                .reader
+                .entries(low, disk_high, max_bytes)
+                .map_err(unreadable)?;
+            if (entries.len() as u64) < disk_high - low {
+                return Ok(entries);
+            }
+        }
+        if high > in_memory {
+            let from = usize::try_from(low.max(in_memory) - in_memory).unwrap_or(usize::MAX);
+            let to = usize::try_from(high - in_memory).unwrap_or(usize::MAX);
+            entries.extend(self.tail.range(from..to).cloned());
+        }
+        limit_bytes(&mut entries, max_bytes);
+        Ok(entries)
+    }
+}
+
+impl Storage for CachedLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(
+            self.hard_state.clone(),
+            self.conf_state.clone(),
+        ))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        self.read(low, high, max_size.into().unwrap_or(u64::MAX))
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.base.index {
+            return Ok(self.base.term);
+        }
+        if index < self.base.index {
+            return Err(StorageError::Compacted.into());
+        }
+        if index > self.last {
+            return Err(StorageError::Unavailable.into());
+        }
+        if let Some(first) = self.tail.front().filter(|first| first.index <= index) {
+            let at = usize::try_from(index - first.index).unwrap_or(usize::MAX);
+            return Ok(self.tail[at].term);
+        }
+        let read = self
+            .reader
+            .entries(index, index + 1, u64::MAX)
+            .map_err(unreadable)?;
+        read.first()
+            .map(|entry| entry.term)
+            .ok_or_else(|| StorageError::Unavailable.into())
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.base.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last)
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}
+
+/// raft-rs stops on this one, which is right: a log that cannot be read is as bad as one that cannot be written.
+fn unreadable(error: super::log::LogError) -> raft::Error {
+    StorageError::Other(Box::new(error)).into()
+}

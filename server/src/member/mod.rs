@@ -1,0 +1,345 @@
+//! The member core: raft as a machine that takes events and gives actions.
+//!
+//! [`Member`] does no I/O and reads no clock, no global and no random source but its seed; it does not know what an
+//! entry means. The [`driver`] gives it threads, a disk and time; the simulation gives it a fake of each. raft-rs,
+//! raft-engine and rust-protobuf are named in this module only.
+
+mod boot;
+mod cache;
+mod conf_change;
+mod driver;
+mod entry;
+mod fatal;
+mod log;
+mod log_file;
+mod logging;
+mod mailbox;
+mod read_index;
+mod ready;
+mod status;
+mod wire;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::{HardState, Message, MessageType};
+use raft::{RawNode, StateRole};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use trilith_proto::etcdserverpb::InternalRaftRequest;
+
+use self::cache::CachedLog;
+use self::entry::entry;
+use self::log::{Base, LogReader, LogWrite, Recovered};
+use crate::ids::{Index, MemberId, RequestId, Term};
+
+pub use self::boot::{BootError, Misfit};
+pub use self::conf_change::{ConfChange, ConfChangeError, ConfChangeKind, ConfState};
+pub use self::driver::{
+    CommittedSink, MemberHandle, MemberLog, MemberOptions, ProposeRefused, StartError,
+};
+pub use self::entry::{ApplyWork, CommittedEntry, EntryKind, Proposal};
+pub use self::fatal::fatal;
+pub use self::log::LogError;
+pub use self::status::{MemberStatus, Role};
+pub use self::wire::WireError;
+
+/// One member's raft, with what is needed to use it as etcd does.
+pub(crate) struct Member {
+    id: MemberId,
+    boot_epoch: u64,
+    node: RawNode<CachedLog>,
+    rng: SmallRng,
+    election_ticks: usize,
+    catch_up_entries: u64,
+    /// The timeout that was last drawn from our own seed.
+    election_timeout: usize,
+    /// Whether to campaign as soon as there is nothing left to apply.
+    campaign: bool,
+    /// Reads that came before there was somebody to answer them; at most [`HELD_READS_MAX`].
+    held_reads: VecDeque<u64>,
+    writes: ready::Writes,
+    applying: ready::Applying,
+}
+
+/// What a member is made of.
+pub(crate) struct MemberConfig {
+    pub(crate) id: MemberId,
+    /// How often this log was started: makes ReadIndex contexts unique.
+    pub(crate) boot_epoch: u64,
+    /// The election timeout, in ticks; a heartbeat is one tick.
+    pub(crate) election_ticks: usize,
+    pub(crate) pre_vote: bool,
+    /// Entries kept behind the compacted ones, for members that lag.
+    pub(crate) catch_up_entries: u64,
+    /// Where the election timeouts are drawn from.
+    pub(crate) seed: u64,
+    /// Index that the state has applied.
+    pub(crate) applied: Index,
+    /// Who votes at that index.
+    pub(crate) conf_state: ConfState,
+}
+
+/// What happens to a member.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A heartbeat interval has passed.
+    Tick,
+    /// A message came from a peer.
+    Message(Message),
+    /// Requests to be put into the log, in this order.
+    Propose(Vec<Proposal>),
+    /// An encoded configuration change to be put into the log.
+    ProposeConfChange(Bytes),
+    /// Somebody wants to know what a linearizable read must see. The context is not used again.
+    ReadIndex(u64),
+    /// The write of this number is durable, and so are all before it.
+    Persisted(u64),
+    /// All entries up to this one are applied.
+    Applied(Index),
+    /// Another member shall lead.
+    TransferLeader(MemberId),
+    /// The state is durable up to this index: older entries may go.
+    CompactLog(Index),
+}
+
+/// What is to be done about it.
+#[derive(Debug, Default)]
+pub(crate) struct Actions {
+    /// To be sent at once.
+    pub(crate) messages: Vec<Message>,
+    /// To be written, in this order.
+    pub(crate) writes: Vec<NumberedWrite>,
+    /// To be applied.
+    pub(crate) committed: Vec<ApplyWork>,
+    /// Answers to [`Event::ReadIndex`]: context and index.
+    pub(crate) read_states: Vec<(u64, Index)>,
+    /// Proposals that were not taken: they will never be in the log.
+    pub(crate) dropped: Vec<RequestId>,
+}
+
+/// A write, and what may be said once it is durable.
+#[derive(Debug, Default)]
+pub(crate) struct NumberedWrite {
+    /// For [`Event::Persisted`]; ascending.
+    pub(crate) number: u64,
+    /// May be empty: then only the order counts.
+    pub(crate) write: LogWrite,
+    /// To be sent after it is durable.
+    pub(crate) messages: Vec<Message>,
+}
+
+impl Member {
+    /// Continues from what was found in the log, which the boot checks have passed.
+    pub(crate) fn new(
+        config: MemberConfig,
+        recovered: &Recovered,
+        reader: Arc<dyn LogReader>,
+    ) -> raft::Result<Self> {
+        let raft_config = raft::Config {
+            id: config.id.get(),
+            election_tick: config.election_ticks,
+            heartbeat_tick: 1,
+            applied: config.applied.get(),
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: config.pre_vote,
+            // raft-rs draws from thread_rng. Out of a range so wide its draw is never one of ours, so that
+            // each draw is noticed and replaced by one from our seed.
+            max_election_tick: usize::MAX / 2,
+            max_committed_size_per_ready: ready::APPLY_WORK_BYTES,
+            ..raft::Config::default()
+        };
+        let conf_state = config.conf_state.for_raft();
+        let log = CachedLog::new(reader, recovered, conf_state);
+        let node = RawNode::new(&raft_config, log, &logging::logger())?;
+        let applied = config.applied.get();
+        let sole_voter = config.conf_state.voters == [config.id];
+        let mut member = Self {
+            id: config.id,
+            boot_epoch: config.boot_epoch,
+            node,
+            rng: SmallRng::seed_from_u64(config.seed),
+            election_ticks: config.election_ticks,
+            catch_up_entries: config.catch_up_entries,
+            election_timeout: 0,
+            campaign: sole_voter,
+            held_reads: VecDeque::new(),
+            writes: ready::Writes::new(&recovered.hard_state),
+            applying: ready::Applying::new(applied),
+        };
+        member.draw_election_timeout();
+        Ok(member)
+    }
+
+    /// Takes an event. What is to be done about it comes with the next [`Self::actions`], so that several events
+    /// can share one write.
+    pub(crate) fn on_event(&mut self, event: Event, actions: &mut Actions) {
+        match event {
+            Event::Tick => self.on_tick(),
+            Event::Message(message) => self.on_message(message),
+            Event::Propose(proposals) => self.on_propose(proposals, actions),
+            Event::ProposeConfChange(data) => self.on_propose_conf_change(data),
+            Event::ReadIndex(context) => self.on_read_index(context),
+            Event::Persisted(number) => self.on_persisted(number),
+            Event::Applied(index) => self.on_applied(index),
+            Event::TransferLeader(to) => self.node.transfer_leader(to.get()),
+            Event::CompactLog(durable) => self.on_compact_log(durable),
+        }
+        self.draw_election_timeout();
+    }
+
+    /// Tells raft that a committed configuration change was applied; `None` for one that the rules of membership
+    /// refused. Returns who votes from then on.
+    ///
+    /// # Errors
+    ///
+    /// When it would leave no voter.
+    pub(crate) fn apply_conf_change(
+        &mut self,
+        change: Option<&ConfChange>,
+    ) -> raft::Result<ConfState> {
+        let state = match change.and_then(ConfChange::for_raft) {
+            Some(change) => self.node.apply_conf_change(&change)?,
+            None => self.node.raft.prs().conf().to_conf_state(),
+        };
+        self.draw_election_timeout();
+        Ok(ConfState::from_raft(&state))
+    }
+
+    /// What others may know.
+    pub(crate) fn status(&self) -> MemberStatus {
+        let raft = &self.node.raft;
+        MemberStatus {
+            leader: Some(raft.leader_id)
+                .filter(|id| *id != 0)
+                .map(MemberId::new),
+            term: Term::new(raft.term),
+            committed: Index::new(raft.raft_log.committed),
+            applied: Index::new(raft.raft_log.applied),
+            last: Index::new(raft.raft_log.last_index()),
+            role: match raft.state {
+                StateRole::Follower => Role::Follower,
+                StateRole::PreCandidate => Role::PreCandidate,
+                StateRole::Candidate => Role::Candidate,
+                StateRole::Leader => Role::Leader,
+            },
+            is_learner: raft.prs().conf().learners().contains(&self.id.get()),
+        }
+    }
+
+    /// The index that a linearizable read must see, if this member alone decides: it leads, it is the only voter,
+    /// and has committed in its term.
+    pub(crate) fn sole_voter_read_index(&self) -> Option<Index> {
+        let raft = &self.node.raft;
+        let decides = raft.state == StateRole::Leader
+            && raft.prs().is_singleton()
+            && raft.commit_to_current_term();
+        decides.then(|| Index::new(raft.raft_log.committed))
+    }
+
+    /// Whether this member leads and is the only voter, so that a write of its own is all it takes to commit.
+    pub(crate) fn is_sole_voter(&self) -> bool {
+        self.node.raft.state == StateRole::Leader && self.node.raft.prs().is_singleton()
+    }
+
+    fn on_tick(&mut self) {
+        if !self.may_campaign() {
+            return;
+        }
+        self.node.tick();
+    }
+
+    /// A lone voter wins as soon as it campaigns, and raft-rs then asserts that its log is durable.
+    fn may_campaign(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader || !raft.prs().is_singleton() || self.writes.none()
+    }
+
+    fn on_message(&mut self, message: Message) {
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.may_campaign() {
+            return;
+        }
+        if let Err(error) = self.node.step(message) {
+            tracing::debug!(%error, "a message was not taken");
+        }
+    }
+
+    fn on_propose(&mut self, proposals: Vec<Proposal>, actions: &mut Actions) {
+        if proposals.is_empty() {
+            return;
+        }
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.id.get();
+        let entries = proposals
+            .iter()
+            .map(|p| entry(EntryKind::Normal(p.data.clone())));
+        message.entries = entries.collect::<Vec<_>>().into();
+        let before = self.node.raft.raft_log.last_index();
+        if self.node.step(message).is_err() {
+            actions
+                .dropped
+                .extend(proposals.iter().map(|proposal| proposal.id));
+            return;
+        }
+        if self.node.raft.state == StateRole::Leader {
+            let term = self.node.raft.term;
+            for (index, proposal) in (before + 1..).zip(proposals) {
+                self.applying.remember(index, term, proposal.decoded);
+            }
+        }
+    }
+
+    fn on_propose_conf_change(&mut self, data: Bytes) {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.id.get();
+        // As a raw entry: raft-rs would encode the change anew, with its own numbers.
+        message.entries = vec![entry(EntryKind::ConfChange(data))].into();
+        if let Err(error) = self.node.step(message) {
+            tracing::info!(%error, "a configuration change was not taken");
+        }
+    }
+
+    fn on_compact_log(&mut self, durable: Index) {
+        let raft = &self.node.raft;
+        let limit = durable
+            .get()
+            .min(raft.raft_log.applied)
+            .min(raft.raft_log.persisted);
+        let index = limit.saturating_sub(self.catch_up_entries);
+        let log = self.node.mut_store();
+        if index <= log.base().index {
+            return;
+        }
+        match log.compact(index) {
+            Ok(base) => self.writes.compact(base),
+            Err(error) => tracing::warn!(%error, index, "the log was not compacted"),
+        }
+    }
+
+    /// Replaces a timeout that raft-rs has drawn by one of our own.
+    fn draw_election_timeout(&mut self) {
+        if self.node.raft.randomized_election_timeout() == self.election_timeout {
+            return;
+        }
+        self.election_timeout = self
+            .rng
+            .random_range(self.election_ticks..2 * self.election_ticks);
+        self.node
+            .raft
+            .set_randomized_election_timeout(self.election_timeout);
+    }
+}
+
+/// As etcd has it: an append message carries no more than this, unless one entry is larger.
+const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// As etcd has it: so many append messages may be on their way to one follower.
+const MESSAGES_IN_FLIGHT_MAX: usize = 512;
+
+/// Reads held until there is a leader. Each reader that waits has one at a time; more are older retries of it.
+const HELD_READS_MAX: usize = 64;

@@ -1,0 +1,129 @@
+//! What others may know about the member, published by the raft thread and read without a lock.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use crate::ids::{Index, MemberId, Term};
+
+/// What a member does in its term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Role {
+    /// Takes entries from the leader.
+    Follower = 0,
+    /// Asks whether it would be elected.
+    PreCandidate = 1,
+    /// Stands for election.
+    Candidate = 2,
+    /// Leads.
+    Leader = 3,
+}
+
+/// The member as the raft thread last saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Who leads, as far as is known.
+    pub leader: Option<MemberId>,
+    /// The current term.
+    pub term: Term,
+    /// The last entry that is known to be committed.
+    pub committed: Index,
+    /// The last entry that is applied.
+    pub applied: Index,
+    /// The last entry in the log, durable or not.
+    pub last: Index,
+    /// What this member does.
+    pub role: Role,
+    /// Whether it has no vote.
+    pub is_learner: bool,
+}
+
+impl MemberStatus {
+    /// Who leads, as far as is known.
+    pub fn leader(&self) -> Option<MemberId> {
+        self.leader
+    }
+
+    /// The current term.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The last entry that is known to be committed.
+    pub fn committed(&self) -> Index {
+        self.committed
+    }
+
+    /// The last entry that is applied.
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// Whether this member leads.
+    pub fn is_leader(&self) -> bool {
+        self.role == Role::Leader
+    }
+}
+
+/// The published status. Its fields are stored one by one: a reader may see some of a change before the rest.
+#[derive(Debug, Default)]
+pub(crate) struct SharedStatus {
+    leader: AtomicU64,
+    term: AtomicU64,
+    committed: AtomicU64,
+    /// Written by the apply thread.
+    applied: AtomicU64,
+    last: AtomicU64,
+    role: AtomicU8,
+    is_learner: AtomicBool,
+    /// See [`super::Member::sole_voter_read_index`]; 0 for none.
+    sole_voter_read_index: AtomicU64,
+}
+
+impl SharedStatus {
+    /// Publishes all but what is applied. The raft thread does so before it hands committed entries out, so that
+    /// whoever hears that a write took effect finds it in the read index.
+    pub(crate) fn publish(&self, status: &MemberStatus, sole_voter_read_index: Option<Index>) {
+        self.leader
+            .store(status.leader.map_or(0, MemberId::get), Ordering::Relaxed);
+        self.term.store(status.term.get(), Ordering::Relaxed);
+        self.committed
+            .store(status.committed.get(), Ordering::Relaxed);
+        self.last.store(status.last.get(), Ordering::Relaxed);
+        self.role.store(status.role as u8, Ordering::Relaxed);
+        self.is_learner.store(status.is_learner, Ordering::Relaxed);
+        let index = sole_voter_read_index.map_or(0, Index::get);
+        self.sole_voter_read_index.store(index, Ordering::Release);
+    }
+
+    pub(crate) fn set_applied(&self, index: Index) {
+        self.applied.store(index.get(), Ordering::Release);
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        Index::new(self.applied.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn sole_voter_read_index(&self) -> Option<Index> {
+        let index = self.sole_voter_read_index.load(Ordering::Acquire);
+        (index != 0).then(|| Index::new(index))
+    }
+
+    pub(crate) fn load(&self) -> MemberStatus {
+        let leader = self.leader.load(Ordering::Relaxed);
+        MemberStatus {
+            leader: (leader != 0).then(|| MemberId::new(leader)),
+            term: Term::new(self.term.load(Ordering::Relaxed)),
+            // Loaded before what is committed, which is thus never behind it.
+            applied: self.applied(),
+            committed: Index::new(self.committed.load(Ordering::Relaxed)),
+            last: Index::new(self.last.load(Ordering::Relaxed)),
+            role: match self.role.load(Ordering::Relaxed) {
+                0 => Role::Follower,
+                1 => Role::PreCandidate,
+                2 => Role::Candidate,
+                _ => Role::Leader,
+            },
+            is_learner: self.is_learner.load(Ordering::Relaxed),
+        }
+    }
+}
