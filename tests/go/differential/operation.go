@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"trilith.dev/tests/internal/compare"
 )
 
 // callTimeout bounds one call; no healthy server needs it on any machine that can run the tests.
@@ -144,7 +146,7 @@ func compareOutcomes(o operation, reference, subject outcome) string {
 		return fmt.Sprintf("etcd: %v\nsubject: %v", reference, subject)
 	}
 	for i := range reference.replies {
-		text := difference(o.request, reference.replies[i], subject.replies[i])
+		text := compare.Difference(o.request, reference.replies[i], subject.replies[i])
 		if text != "" {
 			return fmt.Sprintf("reply %d: %s", i, text)
 		}

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
+
+	"trilith.dev/tests/internal/compare"
 )
 
 const (
@@ -182,7 +184,7 @@ func compareControl(reference, subject *deliveries) string {
 				"the subject %d\netcd: %v\nsubject: %v", id, len(wanted), len(got), wanted, got)
 		}
 		for i := range wanted {
-			if text := difference(nil, wanted[i], got[i]); text != "" {
+			if text := compare.Difference(nil, wanted[i], got[i]); text != "" {
 				return fmt.Sprintf("watch id %d: %s", id, text)
 			}
 		}

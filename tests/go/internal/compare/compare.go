@@ -1,4 +1,5 @@
-package differential
+// Package compare knows which parts of two servers' replies may differ.
+package compare
 
 import (
 	"bytes"
@@ -13,10 +14,10 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// notCompared is the whole list of reply fields that may differ, with the reason of each.
+// NotCompared is the whole list of reply fields that may differ, with the reason of each.
 // Everything else has to be equal, bit for bit. The rules below the list cover the three places
 // where etcd itself does not define an order or a clock.
-var notCompared = map[protoreflect.FullName][]protoreflect.Name{
+var NotCompared = map[protoreflect.FullName][]protoreflect.Name{
 	// Elections happen at other moments.
 	"etcdserverpb.ResponseHeader": {"raft_term"},
 	// Sizes are those of another storage engine; index and term count raft's own entries too.
@@ -30,8 +31,8 @@ var notCompared = map[protoreflect.FullName][]protoreflect.Name{
 // ttlTolerance is how far remaining TTLs may be apart: the two servers are asked at two moments.
 const ttlTolerance = 2
 
-// difference says how the two replies to a request differ, or is empty.
-func difference(request, reference, subject proto.Message) string {
+// Difference says how the two replies to a request differ, or is empty.
+func Difference(request, reference, subject proto.Message) string {
 	reference, subject = proto.Clone(reference), proto.Clone(subject)
 	for _, side := range []struct {
 		name  string
@@ -41,7 +42,7 @@ func difference(request, reference, subject proto.Message) string {
 			return fmt.Sprintf("%s breaks a rule of the API: %v\n%s",
 				side.name, err, prototext.Format(side.reply))
 		}
-		clearNotCompared(side.reply.ProtoReflect())
+		ClearNotCompared(side.reply.ProtoReflect())
 	}
 	alignTTL(reference, subject)
 	if proto.Equal(reference, subject) {
@@ -51,8 +52,9 @@ func difference(request, reference, subject proto.Message) string {
 		prototext.Format(reference), prototext.Format(subject))
 }
 
-func clearNotCompared(message protoreflect.Message) {
-	for _, name := range notCompared[message.Descriptor().FullName()] {
+// ClearNotCompared empties the listed fields, in nested messages too.
+func ClearNotCompared(message protoreflect.Message) {
+	for _, name := range NotCompared[message.Descriptor().FullName()] {
 		field := message.Descriptor().Fields().ByName(name)
 		if field == nil {
 			panic(fmt.Sprintf("no field %s in %s", name, message.Descriptor().FullName()))
@@ -65,10 +67,10 @@ func clearNotCompared(message protoreflect.Message) {
 		}
 		if field.IsList() {
 			for i := range value.List().Len() {
-				clearNotCompared(value.List().Get(i).Message())
+				ClearNotCompared(value.List().Get(i).Message())
 			}
 		} else {
-			clearNotCompared(value.Message())
+			ClearNotCompared(value.Message())
 		}
 		return true
 	})
