@@ -1,5 +1,6 @@
 //! The Trilith server as a library: one member of an etcd-compatible cluster.
 
+pub mod alarm;
 pub mod cluster;
 pub mod config;
 pub mod error;

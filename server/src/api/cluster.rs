@@ -46,7 +46,8 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         let request = request.into_inner();
-        let urls = request.peer_ur_ls;
+        let trimmed = request.peer_ur_ls.iter().map(|url| url.trim().to_owned());
+        let urls: Vec<String> = trimmed.collect();
         if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(status(RequestError::MemberBadUrls));
         }

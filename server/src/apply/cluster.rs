@@ -90,3 +90,73 @@ pub(super) fn set_downgrade(
     state.membership.set_downgrade(info, round.batch());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::testing::Fixture;
+    use crate::error::RequestError;
+
+    fn entry(kind: i32, node_id: u64, context: &str) -> Bytes {
+        let context = Bytes::from(context.to_owned());
+        let entry = raftpb::ConfChange { id: 77, r#type: kind, node_id, context };
+        Bytes::from(entry.encode_to_vec())
+    }
+
+    fn attributes(member_id: u64, name: &str) -> membershippb::ClusterMemberAttrSetRequest {
+        let client_urls = vec!["http://c:2379".to_owned()];
+        let attributes = membershippb::Attributes { name: name.to_owned(), client_urls };
+        membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes: Some(attributes) }
+    }
+
+    #[test]
+    fn a_configuration_change_answers_its_request_and_one_that_is_refused_changes_nothing() {
+        let fixture = Fixture::new();
+        let added = entry(0, 7, r#"{"id":7,"peerURLs":["http://a:1"]}"#);
+        fixture.round(|round| {
+            let id = RequestId::new(77);
+            let first = conf_change(&fixture.state, round, &added).expect("readable");
+            assert_eq!(first, (id, Ok(Reply::Done)));
+            let second = conf_change(&fixture.state, round, &added).expect("readable");
+            assert_eq!(second, (id, Err(RequestError::MemberExist)));
+        });
+        assert_eq!(fixture.state.membership.table().members().count(), 1);
+    }
+
+    #[test]
+    fn what_no_etcd_writes_stops_the_member() {
+        let fixture = Fixture::new();
+        fixture.round(|round| {
+            let other = entry(0, 7, r#"{"id":8,"peerURLs":["http://a:1"]}"#);
+            assert!(conf_change(&fixture.state, round, &other).is_err());
+            assert!(conf_change(&fixture.state, round, &Bytes::from_static(b"\xff")).is_err());
+            let unknown = set_attributes(&fixture.state, round, &attributes(7, "x"));
+            assert!(matches!(unknown, Err(Failure::Invalid(_))));
+            for ver in ["3.8.0", "x"] {
+                let ver = ver.to_owned();
+                let request = membershippb::ClusterVersionSetRequest { ver };
+                let set = set_version(&fixture.state, round, &request);
+                assert!(matches!(set, Err(Failure::Invalid(_))));
+            }
+        });
+    }
+
+    #[test]
+    fn versions_downgrades_and_attributes_are_noted() {
+        let fixture = Fixture::new();
+        fixture.round(|round| {
+            let added = entry(0, 7, r#"{"id":7,"peerURLs":["http://a:1"]}"#);
+            conf_change(&fixture.state, round, &added).expect("readable").1.expect("a new member");
+            set_attributes(&fixture.state, round, &attributes(7, "seven")).expect("a member");
+            let request = membershippb::ClusterVersionSetRequest { ver: "3.7.0".to_owned() };
+            set_version(&fixture.state, round, &request).expect("our version");
+            let request =
+                membershippb::DowngradeInfoSetRequest { enabled: true, ver: "3.6.0".to_owned() };
+            set_downgrade(&fixture.state, round, &request).expect("a job");
+        });
+        let table = fixture.state.membership.table();
+        assert_eq!(table.member(MemberId::new(7)).map(|m| m.name.as_str()), Some("seven"));
+        assert_eq!(table.version(), Version::parse("3.7.0"));
+        assert_eq!(table.downgrade().target_version, "3.6.0");
+    }
+}

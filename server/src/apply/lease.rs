@@ -74,3 +74,111 @@ pub(super) fn checkpoint(
     }
     Ok(pb::LeaseCheckpointResponse { header: Some(header(round.revision())) })
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::apply::testing::Fixture;
+    use crate::lease::decode_lease_row;
+
+    fn granted(fixture: &Fixture, round: &mut Round, id: i64, ttl: i64) -> pb::LeaseGrantResponse {
+        let request = pb::LeaseGrantRequest { id, ttl };
+        grant(&fixture.state, round, &request).expect("a fresh id")
+    }
+
+    fn put(round: &mut Round, key: &'static str, lease: i64) {
+        let mut txn = round.txn();
+        txn.put(Bytes::from(key), b"v", LeaseId::new(lease)).expect("a put");
+        txn.end().expect("the end of a put");
+    }
+
+    fn row(fixture: &Fixture, id: i64) -> Option<(LeaseId, i64, i64)> {
+        let key = lease_row_key(LeaseId::new(id));
+        let row = fixture.state.store.backend().get(Family::Lease, &key).expect("a read");
+        row.and_then(|row| decode_lease_row(&key, &row))
+    }
+
+    #[test]
+    fn a_grant_leaves_a_row_and_answers_the_effective_time_at_the_unchanged_revision() {
+        let fixture = Fixture::new();
+        fixture.round(|round| {
+            let response = granted(&fixture, round, 7, 1);
+            assert_eq!((response.id, response.ttl), (7, 2));
+            assert_eq!(response.header.expect("a header").revision, 1);
+        });
+        assert_eq!(row(&fixture, 7), Some((LeaseId::new(7), 2, 0)));
+        fixture.round(|round| {
+            let again = grant(&fixture.state, round, &pb::LeaseGrantRequest { id: 7, ttl: 9 });
+            assert!(matches!(again, Err(Failure::Refused(RequestError::LeaseExist))));
+        });
+    }
+
+    #[test]
+    fn a_revoke_deletes_the_keys_of_its_lease_in_order_and_in_one_revision() {
+        let fixture = Fixture::new();
+        fixture.round(|round| {
+            for id in [-1, 7, i64::MAX] {
+                granted(&fixture, round, id, 60);
+            }
+            put(round, "b", 7);
+            put(round, "a", 7);
+            put(round, "c", -1);
+            put(round, "d", i64::MAX);
+            put(round, "e", 7);
+            put(round, "e", 0);
+        });
+        let events = fixture.round(|round| {
+            put(round, "ab", 7);
+            let request = pb::LeaseRevokeRequest { id: 7 };
+            let response = revoke(&fixture.state, round, &request).expect("the lease exists");
+            assert_eq!(response.header.expect("a header").revision, 9);
+        });
+        let deleted: Vec<_> = events[1].events.iter().map(|event| event.key.clone()).collect();
+        assert_eq!(deleted, ["a", "ab", "b"]);
+        assert_eq!(row(&fixture, 7), None);
+        assert!(!fixture.state.lessor.contains(LeaseId::new(7)));
+        for (id, key) in [(-1, "c"), (i64::MAX, "d")] {
+            let events = fixture.round(|round| {
+                revoke(&fixture.state, round, &pb::LeaseRevokeRequest { id }).expect("it exists");
+            });
+            assert_eq!(events[0].events.len(), 1);
+            assert_eq!(events[0].events[0].key, key);
+        }
+    }
+
+    #[test]
+    fn a_revoke_without_keys_or_of_a_missing_lease_makes_no_revision() {
+        let fixture = Fixture::new();
+        let events = fixture.round(|round| {
+            granted(&fixture, round, 7, 60);
+            let request = pb::LeaseRevokeRequest { id: 7 };
+            let response = revoke(&fixture.state, round, &request).expect("the lease exists");
+            assert_eq!(response.header.expect("a header").revision, 1);
+            let missing = revoke(&fixture.state, round, &request);
+            assert!(matches!(missing, Err(Failure::Refused(RequestError::LeaseNotFound))));
+        });
+        assert!(events.is_empty());
+    }
+
+    #[test]
+    fn a_checkpoint_is_kept_on_disk_from_cluster_version_3_6_on() {
+        let fixture = Fixture::new();
+        let checkpoints = vec![
+            pb::LeaseCheckpoint { id: 7, remaining_ttl: 20 },
+            pb::LeaseCheckpoint { id: 8, remaining_ttl: 20 },
+        ];
+        let request = pb::LeaseCheckpointRequest { checkpoints };
+        fixture.round(|round| {
+            granted(&fixture, round, 7, 60);
+            checkpoint(&fixture.state, round, &request).expect("missing leases are passed over");
+        });
+        assert_eq!(row(&fixture, 7), Some((LeaseId::new(7), 60, 0)));
+        fixture.round(|round| {
+            fixture.state.membership.set_version(CHECKPOINTS_KEPT_SINCE, round.batch());
+            checkpoint(&fixture.state, round, &request).expect("missing leases are passed over");
+        });
+        assert_eq!(row(&fixture, 7), Some((LeaseId::new(7), 60, 20)));
+    }
+}

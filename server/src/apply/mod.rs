@@ -12,6 +12,9 @@ mod lease;
 mod reply;
 mod txn;
 
+#[cfg(test)]
+mod testing;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -221,6 +224,8 @@ pub(crate) enum Failure {
     State(crate::mvcc::MvccError),
     /// The request is of no kind that we know.
     Unknown,
+    /// A request of a known kind says what no sound log says.
+    Invalid(String),
 }
 
 impl From<RequestError> for Failure {
@@ -250,6 +255,7 @@ fn stop(index: Index, failure: Failure) -> ApplyError {
         Failure::Refused(error) => {
             ApplyError::UnknownRequest { index, reason: error.text().to_owned() }
         }
+        Failure::Invalid(reason) => ApplyError::UnknownRequest { index, reason },
         Failure::Unknown => ApplyError::UnknownRequest {
             index,
             reason: "none of its fields is one of etcd 3.7's requests".to_owned(),

@@ -109,7 +109,7 @@ pub fn read_only_txn(rows: &ReadTxn, request: &TxnRequest) -> Result<wire::TxnRe
     run().map_err(|failure| match failure {
         Failure::Refused(error) => error,
         Failure::State(error) => RequestError::Other(crate::error::Code::DataLoss, error.to_string()),
-        Failure::Unknown => RequestError::UnknownMethod,
+        Failure::Unknown | Failure::Invalid(_) => RequestError::UnknownMethod,
     })
 }
 

@@ -35,7 +35,7 @@ fn is_host_and_port(text: &str) -> bool {
             .strip_suffix(']')
             .is_some_and(|address| !address.contains(']')),
         None => !host.contains([
-            ':', '[', ']', ' ', '<', '>', '"', '\\', '^', '`', '{', '|', '}',
+            ':', '[', ']', ' ', '%', '\\', '^', '`', '{', '|', '}',
         ]),
     };
     host_is_fine && port.bytes().all(|byte| byte.is_ascii_digit())
@@ -54,6 +54,11 @@ mod tests {
             "http://[::1]:2380",
             "http://a:",
             "http://a:1?x=y",
+            "http://u:p@a:1",
+            "http://:1",
+            "http://a_b:99999",
+            "http://ä:1",
+            "unix:socket",
             "unix://socket",
             "unixs://a:1",
         ];
@@ -73,6 +78,9 @@ mod tests {
             "http://[::1]",
             "http://a b:1",
             "http://a:1\n2",
+            "http://a%zz:1",
+            "http://[::1]x:1",
+            "http:///a:1",
         ];
         for bad in bad {
             assert!(!is_peer_url(bad), "{bad}");

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::row::decode_lease_row;
 use super::table::{Due, LeaseTable, Renewal, TimeToLive};
 use crate::error::RequestError;
 use crate::ids::LeaseId;
+use crate::storage::{Family, StorageError, View};
 
 /// Waiters for one lease beyond which those that hung up are swept out.
 const WAITERS_BEFORE_SWEEP: usize = 32;
@@ -38,16 +40,34 @@ struct State {
 impl Lessor {
     /// No leases yet, and not leading. No lease gets less than `min_ttl` seconds.
     pub fn new(min_ttl: i64) -> Self {
-        let state = State {
-            table: LeaseTable::new(min_ttl),
+        Self::of(LeaseTable::new(min_ttl))
+    }
+
+    fn of(table: LeaseTable) -> Self {
+        let state = Mutex::new(State {
+            table,
             waiters: HashMap::new(),
-        };
+        });
+        let origin = Instant::now();
         Self {
-            shared: Arc::new(Shared {
-                origin: Instant::now(),
-                state: Mutex::new(state),
-            }),
+            shared: Arc::new(Shared { origin, state }),
         }
+    }
+
+    /// The leases that the rows tell of, not leading yet. No lease gets less than `min_ttl` seconds.
+    ///
+    /// # Errors
+    ///
+    /// When the rows cannot be read, or one of them is no lease.
+    pub fn load(view: &View, min_ttl: i64) -> Result<Self, StorageError> {
+        let mut table = LeaseTable::new(min_ttl);
+        let mut rows = view.scan(Family::Lease, &[], None);
+        while let Some((key, value)) = rows.next()? {
+            let (id, ttl, remaining) = decode_lease_row(key, value)
+                .ok_or_else(|| StorageError::corrupt(Family::Lease, "row is no lease"))?;
+            table.restore(id, ttl, remaining);
+        }
+        Ok(Self::of(table))
     }
 
     /// Grants a lease and gives its effective time to live in seconds. For `apply` only.
@@ -153,11 +173,6 @@ impl Lessor {
     pub fn take_expired(&self, limit: usize) -> Due {
         let now = self.now();
         self.shared.state.lock().table.take_expired(limit, now)
-    }
-
-    /// Takes over a lease from disk.
-    pub fn restore(&self, id: LeaseId, ttl: i64, remaining: i64) {
-        self.shared.state.lock().table.restore(id, ttl, remaining);
     }
 
     fn now(&self) -> Duration {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    ids::{Index, Revision},
+    ids::{Index, LeaseId, Revision},
     mvcc::{
         error::MvccError,
         range::{self, RangeQuery, RangeResult},
@@ -13,7 +13,7 @@ use crate::{
         source::Source,
         store::Published,
     },
-    storage::View,
+    storage::{Family, StorageError, View, schema},
 };
 
 /// A reader. What is published later is invisible to it; cheap to clone.
@@ -68,6 +68,11 @@ impl ReadTxn {
         Ok(self.source().get(key, self.revision().get())?)
     }
 
+    /// The keys that hang on a lease, in order.
+    pub fn lease_keys(&self, lease: LeaseId) -> Result<Vec<Bytes>, MvccError> {
+        Ok(lease_keys(self.view(), lease)?)
+    }
+
     pub(super) fn source(&self) -> Source<'_> {
         Source {
             view: &self.published.view,
@@ -75,4 +80,15 @@ impl ReadTxn {
             overlay: None,
         }
     }
+}
+
+/// The keys that hang on a lease in `view`, in order.
+pub(super) fn lease_keys(view: &View, lease: LeaseId) -> Result<Vec<Bytes>, StorageError> {
+    let (lower, upper) = schema::lease_key_bounds(lease.get());
+    let mut keys = Vec::new();
+    let mut rows = view.scan(Family::LeaseKey, &lower, upper.as_ref().map(|upper| &upper[..]));
+    while let Some((key, _)) = rows.next()? {
+        keys.push(Bytes::copy_from_slice(schema::parse_lease_key(key)?.1));
+    }
+    Ok(keys)
 }

@@ -12,6 +12,7 @@ use crate::{
         interval::{End, Interval},
         overlay::Version,
         range::{self, RangeQuery, RangeResult},
+        read_txn,
         record::{Address, Fields, KeyValue, Kind, Row, Written},
         round::Round,
         source::Source,
@@ -159,17 +160,8 @@ impl<'a> WriteTxn<'a> {
 
     /// The keys that hung on a lease when the transaction began, in order.
     pub fn lease_keys(&self, lease: LeaseId) -> Result<Vec<Bytes>, MvccError> {
-        let (lower, upper) = (lease.get(), lease.get().checked_add(1));
-        let upper = upper.map(|next| schema::lease_key(next, &[]));
-        let lower = schema::lease_key(lower, &[]);
-        let mut keys = std::collections::BTreeSet::new();
-        let mut rows = self
-            .round
-            .view()
-            .scan(Family::LeaseKey, &lower, upper.as_deref());
-        while let Some((key, _)) = rows.next()? {
-            keys.insert(Bytes::copy_from_slice(schema::parse_lease_key(key)?.1));
-        }
+        let base = read_txn::lease_keys(self.round.view(), lease)?;
+        let mut keys = std::collections::BTreeSet::from_iter(base);
         let first = (lease.get(), Bytes::new());
         let changed = self.round.lease_keys.range(first..);
         for ((_, key), &held) in changed.take_while(|((id, _), _)| *id == lease.get()) {

@@ -1,0 +1,41 @@
+//! A state machine of its own for the tests of this folder.
+
+use tempfile::TempDir;
+
+use super::State;
+use crate::alarm::Alarms;
+use crate::cluster::Membership;
+use crate::lease::Lessor;
+use crate::mvcc::{RevisionEvents, Round, Store};
+use crate::storage::{Backend, BackendOptions};
+
+/// An empty state, leading, in a folder that goes with it.
+pub(super) struct Fixture {
+    pub(super) state: State,
+    _dir: TempDir,
+}
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        let backend = Backend::open(dir.path(), &BackendOptions::default()).expect("a new state");
+        let store = Store::open(backend.clone()).expect("a new store");
+        let view = backend.view();
+        let state = State {
+            store,
+            lessor: Lessor::load(&view, 2).expect("no leases yet"),
+            alarms: Alarms::load(&view).expect("no alarms yet"),
+            membership: Membership::load(&view, 1).expect("no members yet"),
+        };
+        state.lessor.promote(std::time::Duration::ZERO);
+        Self { state, _dir: dir }
+    }
+
+    /// Runs one round of entries and writes it.
+    pub(super) fn round(&self, entries: impl FnOnce(&mut Round)) -> Vec<RevisionEvents> {
+        let mut round = self.state.store.begin_round();
+        entries(&mut round);
+        let (applied, term) = self.state.store.applied();
+        round.commit(applied.next(), term).expect("a write to a new state")
+    }
+}
