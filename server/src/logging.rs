@@ -168,3 +168,59 @@ pub fn abort_on_panic() {
         std::process::abort();
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the process that is to panic.
+    const MARK: &str = "TRILITH_TEST_PANICS";
+
+    #[test]
+    fn a_panic_in_any_thread_is_logged_and_aborts_the_process() {
+        if std::env::var_os(MARK).is_some() {
+            init(&LogConfig::default()).unwrap();
+            abort_on_panic();
+            let thread = std::thread::Builder::new().name("apply".to_owned());
+            let panicking = thread
+                .spawn(|| panic!("applied {} after {}", 3, 5))
+                .unwrap();
+            panicking.join().unwrap_err();
+            return;
+        }
+        let name = "logging::tests::a_panic_in_any_thread_is_logged_and_aborts_the_process";
+        let program = std::env::current_exe().unwrap();
+        let args = ["--exact", name, "--nocapture"];
+        let ended = Command::new(program)
+            .args(args)
+            .env(MARK, "1")
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.signal(), Some(6), "SIGABRT");
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        let line = stderr
+            .lines()
+            .find(|line| line.starts_with("{\"level\":\"panic\""))
+            .unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&line["msg"], &line["thread"]),
+            (&"applied 3 after 5".into(), &"apply".into())
+        );
+        assert!(line["place"].as_str().unwrap().contains("logging.rs:"));
+    }
+
+    #[test]
+    fn levels_have_zaps_names() {
+        for name in ["debug", "info", "warn", "error", "panic", "fatal"] {
+            assert_eq!(LogLevel::parse(name).map(LogLevel::name), Some(name));
+            assert!(LogLevel::parse(&name.to_uppercase()).is_some());
+        }
+        assert_eq!(LogLevel::parse(""), Some(LogLevel::Info));
+        assert_eq!(LogLevel::parse("Info"), None);
+        assert_eq!(LogLevel::parse("trace"), None);
+    }
+}

@@ -118,7 +118,7 @@ fn reason(ended: &Ended) -> String {
         .stderr
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let told = lines.filter_map(|line| {
+    let mut told = lines.filter_map(|line| {
         let told = if line["error"].is_string() {
             &line["error"]
         } else {
@@ -128,7 +128,7 @@ fn reason(ended: &Ended) -> String {
         worth.then(|| told.as_str().unwrap_or_default().to_owned())
     });
     let text = told
-        .last()
+        .next_back()
         .unwrap_or_else(|| panic!("no reason in {ended:?}"));
     // etcd adds what it compared after resolving names, which is the machine's affair.
     let marks = [" (resolved urls", " (len("];
@@ -226,6 +226,7 @@ fn settings_of_a_first_start_are_refused_alike() {
         "--initial-cluster=default=http://localhost:2381",
         "--initial-cluster=default=http://localhost:2380,default=http://localhost:2381",
         "--initial-cluster=default=http://localhost:2380,b=http://localhost:2380",
+        "--initial-cluster=default=http://127.0.0.1:2380",
         "--initial-cluster=default=foo",
         "--initial-cluster=",
         "--name=",
@@ -245,7 +246,11 @@ fn a_port_out_of_range_is_refused_alike() {
 
 #[test]
 fn variables_are_refused_alike() {
-    let cases: &[(&[&str], &[(&str, &str)])] = &[
+    type Case = (
+        &'static [&'static str],
+        &'static [(&'static str, &'static str)],
+    );
+    let cases: &[Case] = &[
         (&["--name=a"], &[("ETCD_NAME", "b")]),
         (&["--name=a"], &[("ETCD_NAME", "a")]),
         (&["--name=a"], &[("ETCD_NAME", "")]),

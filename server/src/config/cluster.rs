@@ -3,7 +3,7 @@
 //! None of this matters once a member has data, so it is checked only for a first start.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 
 use super::Config;
 use super::check::not_yet;
@@ -65,9 +65,8 @@ impl Config {
         if own == advertised {
             return Ok(());
         }
-        let resolved = |urls: &[MemberUrl]| -> Option<BTreeSet<SocketAddr>> {
-            urls.iter().map(resolve).collect()
-        };
+        let resolved =
+            |urls: &[MemberUrl]| -> Option<BTreeSet<String>> { urls.iter().map(resolve).collect() };
         if own.len() == advertised.len()
             && let (Some(own), Some(advertised)) = (resolved(own), resolved(advertised))
             && own == advertised
@@ -98,9 +97,14 @@ impl Config {
     }
 }
 
-fn resolve(url: &MemberUrl) -> Option<SocketAddr> {
+/// The URL with its name resolved; as in etcd, "localhost" is nothing but itself.
+fn resolve(url: &MemberUrl) -> Option<String> {
+    if url.host() == "localhost" {
+        return Some(url.to_string());
+    }
     let port = url.port().parse::<u16>().ok()?;
-    (url.host(), port).to_socket_addrs().ok()?.next()
+    let address = (url.host(), port).to_socket_addrs().ok()?.next()?;
+    Some(format!("{}://{address}", url.scheme().name()))
 }
 
 /// Reads `name=url,name=url`; a name may come more than once.

@@ -137,7 +137,8 @@ fn content(path: &str) -> Result<String, String> {
     Ok(text)
 }
 
-fn parse(text: &str, notes: &mut Vec<Note>) -> Result<Values, Stop> {
+/// Reads the text of such a file.
+pub(super) fn parse(text: &str, notes: &mut Vec<Note>) -> Result<Values, Stop> {
     let mut values = Values::defaults();
     let document: Yaml = serde_yaml_ng::from_str(text)
         .map_err(|error| ConfigError::File(format!("error converting YAML to JSON: {error}")))?;

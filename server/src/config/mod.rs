@@ -13,6 +13,8 @@ mod file;
 mod flags;
 mod gates;
 mod help;
+#[cfg(test)]
+mod junk_tests;
 mod note;
 mod table;
 #[cfg(test)]

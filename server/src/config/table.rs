@@ -101,7 +101,7 @@ const V2_STAGES: &[&str] = &[
 ];
 
 /// One flag of the command line.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Flag {
     /// Heading in the help text.
     pub(super) section: &'static str,

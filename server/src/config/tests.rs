@@ -141,9 +141,17 @@ fn the_settings_of_a_first_start_are_checked_as_etcd_does() {
 }
 
 #[test]
-fn an_address_and_the_name_that_resolves_to_it_are_the_same_member() {
-    let config = accepted(&["--initial-cluster=default=http://127.0.0.1:2380"]);
+fn addresses_are_the_same_member_however_they_are_written_and_localhost_is_none_of_them() {
+    let config = accepted(&[
+        "--initial-advertise-peer-urls=http://[::1]:2380",
+        "--initial-cluster=default=http://[0:0:0:0:0:0:0:1]:2380",
+    ]);
     assert!(config.bootstrap().is_ok());
+    let config = accepted(&["--initial-cluster=default=http://127.0.0.1:2380"]);
+    assert!(matches!(
+        config.bootstrap(),
+        Err(ConfigError::NotAdvertised { .. })
+    ));
 }
 
 #[test]
@@ -453,5 +461,21 @@ fn a_bad_config_file_is_refused_with_its_key() {
     for (content, text) in cases {
         let refusal = file_refused(content);
         assert!(refusal.contains(text), "{content}: {refusal}");
+    }
+}
+
+#[test]
+fn the_document_names_every_flag_that_does_not_work() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    for flag in FLAGS {
+        let works = matches!(flag.support, Support::Ready | Support::Legacy);
+        let named = document.contains(&format!("`{}`", flag.name))
+            || document.contains(&format!("`{}=", flag.name));
+        assert!(
+            works || named,
+            "docs/compatibility.md does not mention {}",
+            flag.name
+        );
     }
 }
