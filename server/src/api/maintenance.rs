@@ -19,7 +19,7 @@ use crate::apply::Reply;
 use crate::cluster::{Membership, SERVER_VERSION, Version, downgrade_target};
 use crate::error::RequestError;
 use crate::ids::{MemberId, Revision};
-use crate::member::MemberHandle;
+use crate::member::{MemberHandle, ProposeRefused};
 use crate::mvcc::Store;
 use crate::propose::Proposer;
 use crate::read::Reader;
@@ -194,7 +194,10 @@ impl MaintenanceService {
         if target == self.header.member_id() {
             return Ok(());
         }
-        self.member.transfer_leader(target);
+        self.member.transfer_leader(target).map_err(|refused| match refused {
+            ProposeRefused::QueueFull => RequestError::TooManyRequests,
+            ProposeRefused::Stopped => RequestError::Stopped,
+        })?;
         let moved = async {
             while self.member.status().leader() != Some(target) {
                 tokio::time::sleep(TRANSFER_POLL).await;
