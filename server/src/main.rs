@@ -18,11 +18,19 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(bad) => return print("", &format!("the argument {bad:?} is not valid UTF-8\n"), 2),
     };
-    // Only ETCD_* variables matter; one that is not UTF-8 fails where its value is read.
-    let lossy = |text: OsString| text.to_string_lossy().into_owned();
-    let env: Vec<_> = std::env::vars_os()
-        .map(|(k, v)| (lossy(k), lossy(v)))
-        .collect();
+    let mut env = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        match value.into_string() {
+            Ok(value) => env.push((name, value)),
+            Err(_) if name.starts_with("ETCD_") => {
+                return print("", &format!("the variable {name} is not valid UTF-8\n"), 2);
+            }
+            Err(_) => {}
+        }
+    }
     let loaded = config::load(args.get(1..).unwrap_or_default(), &env);
 
     if let Err(Stop::Print {
@@ -45,7 +53,7 @@ fn main() -> ExitCode {
     for note in &loaded.notes {
         note.log();
     }
-    info!(?args, "Running: ");
+    info!(args = ?config::loggable(&args), "Running: ");
     match (loaded.outcome, opened) {
         (_, Err(error)) => refuse(&error.to_string(), 1),
         (Err(Stop::Refused(error)), _) => refuse_config(&error),

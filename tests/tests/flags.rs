@@ -366,6 +366,28 @@ fn every_flag_that_etcds_help_names_is_known() {
 }
 
 #[test]
+fn what_trilith_cannot_do_yet_is_refused_by_name_wherever_it_is_set() {
+    let sources: [(&[&str], &[(&str, &str)], &str); 3] = [
+        (&["--cert-file=x"], &[], ""),
+        (&[], &[("ETCD_CERT_FILE", "x")], ""),
+        (
+            &["--config-file=conf.yml"],
+            &[],
+            "client-transport-security: {cert-file: x}",
+        ),
+    ];
+    for (args, env, file) in sources {
+        let ended = run(&trilith(), args, env, file);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let text = reason(&ended);
+        assert!(
+            text.starts_with("--cert-file is not supported yet: "),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn log_lines_have_zaps_shape() {
     let args = ["--name=a", "--heartbeat-interval=0"];
     for program in [etcd(), trilith()] {

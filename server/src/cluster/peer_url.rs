@@ -34,9 +34,7 @@ fn is_host_and_port(text: &str) -> bool {
         Some(address) => address
             .strip_suffix(']')
             .is_some_and(|address| !address.contains(']')),
-        None => !host.contains([
-            ':', '[', ']', ' ', '%', '\\', '^', '`', '{', '|', '}',
-        ]),
+        None => !host.contains([':', '[', ']', ' ', '%', '\\', '^', '`', '{', '|', '}']),
     };
     host_is_fine && port.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -4,6 +4,7 @@ use super::error::ConfigError;
 use super::flags::Values;
 use super::note::Note;
 use super::table::FLAGS;
+use super::{HIDDEN, is_secret};
 
 const PREFIX: &str = "ETCD";
 
@@ -52,10 +53,13 @@ pub(super) fn apply(
             continue;
         };
         match values.set(flag, value) {
-            Ok(()) => notes.push(Note::VariableUsed {
-                name: variable.clone(),
-                value: value.to_owned(),
-            }),
+            Ok(()) => {
+                let shown = if is_secret(flag) { HIDDEN } else { value };
+                notes.push(Note::VariableUsed {
+                    name: variable.clone(),
+                    value: shown.to_owned(),
+                });
+            }
             Err(reason) => {
                 let value = value.to_owned();
                 result = Err(ConfigError::Variable {
@@ -113,6 +117,36 @@ mod tests {
             value: "d".into(),
         };
         assert_eq!(notes, [used]);
+    }
+
+    #[test]
+    fn a_secret_is_used_and_not_logged() {
+        let (values, notes, _) = run(&[], &[("ETCD_DISCOVERY_PASSWORD", "s")]);
+        assert_eq!(values.text("discovery-password"), "s");
+        let name = "ETCD_DISCOVERY_PASSWORD".to_owned();
+        assert_eq!(
+            notes,
+            [Note::VariableUsed {
+                name,
+                value: HIDDEN.to_owned()
+            }]
+        );
+        let args = [
+            "--discovery-password=s",
+            "-discovery-password",
+            "s",
+            "--name",
+            "a",
+        ];
+        let shown = crate::config::loggable(&args.map(str::to_owned));
+        let expected = [
+            "--discovery-password=***",
+            "-discovery-password",
+            "***",
+            "--name",
+            "a",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

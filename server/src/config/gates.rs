@@ -1,5 +1,7 @@
 //! Feature gates: named switches for what etcd calls alpha and beta features.
 
+use std::fmt;
+
 use super::value::go_bool;
 
 /// How far etcd trusts a gate; `AllAlpha` and `AllBeta` switch by it.
@@ -38,6 +40,13 @@ macro_rules! gates {
         const GATES: &[(&str, Stage, bool)] = &[$(($name, Stage::$stage, $default),)*];
 
         impl FeatureGates {
+            fn is_on(&self, name: &str) -> bool {
+                match name {
+                    $($name => self.$field,)*
+                    _ => false,
+                }
+            }
+
             fn switch(&mut self, name: &str) -> Option<&mut bool> {
                 match name {
                     $($name => Some(&mut self.$field),)*
@@ -114,6 +123,20 @@ impl FeatureGates {
     }
 }
 
+/// The gates that were chosen or differ from their default, as they would be typed.
+impl fmt::Display for FeatureGates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = GATES.iter().filter(|(name, _, default)| {
+            self.chosen.contains(name) || self.is_on(name) != *default
+        });
+        for (at, (name, ..)) in told.enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{name}={}", self.is_on(name))?;
+        }
+        Ok(())
+    }
+}
+
 /// One line for each gate, for the help text.
 pub(super) fn known_gates() -> Vec<String> {
     let mut lines = vec![
@@ -140,6 +163,13 @@ mod tests {
         assert!(gates.compact_hash_check && gates.priority_request);
         assert!(!gates.lease_checkpoint, "set by name before AllAlpha");
         assert!(!gates.fast_lease_keep_alive);
+        let told = gates.to_string();
+        assert!(
+            told.starts_with("CompactHashCheck=true,FastLeaseKeepAlive=false,"),
+            "{told}"
+        );
+        assert!(told.contains("LeaseCheckpoint=false"), "{told}");
+        assert_eq!(FeatureGates::default().to_string(), "");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod help;
 #[cfg(test)]
 mod junk_tests;
 mod note;
+mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -168,6 +169,34 @@ impl From<ConfigError> for Stop {
     fn from(error: ConfigError) -> Self {
         Self::Refused(error)
     }
+}
+
+/// Stands in the log for a secret.
+const HIDDEN: &str = "***";
+
+/// Whether a flag's value must not be logged.
+fn is_secret(flag: &str) -> bool {
+    flag == "discovery-password"
+}
+
+/// The arguments as they may be logged, with secrets hidden.
+pub fn loggable(args: &[String]) -> Vec<String> {
+    let mut shown = Vec::with_capacity(args.len());
+    let mut follows_secret = false;
+    for arg in args {
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (arg.as_str(), None),
+        };
+        let secret = is_secret(name.trim_start_matches('-'));
+        shown.push(match value {
+            _ if follows_secret => HIDDEN.to_owned(),
+            Some(_) if secret => format!("{name}={HIDDEN}"),
+            _ => arg.clone(),
+        });
+        follows_secret = secret && value.is_none();
+    }
+    shown
 }
 
 /// Reads the configuration from `args` (without the program's name) and from `env`.

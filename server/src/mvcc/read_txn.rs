@@ -86,7 +86,11 @@ impl ReadTxn {
 pub(super) fn lease_keys(view: &View, lease: LeaseId) -> Result<Vec<Bytes>, StorageError> {
     let (lower, upper) = schema::lease_key_bounds(lease.get());
     let mut keys = Vec::new();
-    let mut rows = view.scan(Family::LeaseKey, &lower, upper.as_ref().map(|upper| &upper[..]));
+    let mut rows = view.scan(
+        Family::LeaseKey,
+        &lower,
+        upper.as_ref().map(|upper| &upper[..]),
+    );
     while let Some((key, _)) = rows.next()? {
         keys.push(Bytes::copy_from_slice(schema::parse_lease_key(key)?.1));
     }

@@ -170,7 +170,10 @@ pub fn lease_key(lease: i64, user_key: &[u8]) -> Vec<u8> {
 pub fn lease_key_bounds(lease: i64) -> ([u8; 8], Option<[u8; 8]>) {
     // Byte order is the order of unsigned numbers: what follows -1 is the end of the family.
     let unsigned = lease.cast_unsigned();
-    (unsigned.to_be_bytes(), unsigned.checked_add(1).map(u64::to_be_bytes))
+    (
+        unsigned.to_be_bytes(),
+        unsigned.checked_add(1).map(u64::to_be_bytes),
+    )
 }
 
 /// Lease and user key of a key of `lease_key`.
@@ -249,7 +252,8 @@ mod tests {
     fn bounds_of_a_lease_enclose_its_rows_and_no_others() {
         for lease in [0, 1, -1, -2, i64::MAX, i64::MIN] {
             let (lower, upper) = lease_key_bounds(lease);
-            let within = |key: &[u8]| key >= &lower[..] && upper.is_none_or(|upper| key < &upper[..]);
+            let within =
+                |key: &[u8]| key >= &lower[..] && upper.is_none_or(|upper| key < &upper[..]);
             assert!(within(&lease_key(lease, b"")) && within(&lease_key(lease, b"\xff\xff")));
             for other in [lease.wrapping_add(1), lease.wrapping_sub(1)] {
                 assert!(!within(&lease_key(other, b"")) && !within(&lease_key(other, b"\xff")));
