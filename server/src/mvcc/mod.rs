@@ -19,7 +19,9 @@
 //! Compacting at 5 removes 3.0; the tombstone 5.0 itself stays until a compaction beyond it.
 //!
 //! **Invariant:** nothing here knows raft, requests or time. One thread writes (see [`Round`]),
-//! any number reads (see [`ReadTxn`]), and only the thread of a compaction removes old rows.
+//! any number reads (see [`ReadTxn`]), and only the thread of [`compaction`] removes old rows.
+
+pub mod compaction;
 
 mod error;
 mod event;
@@ -33,6 +35,7 @@ mod store;
 mod write_txn;
 
 mod count;
+mod hash;
 mod history;
 mod overlay;
 mod source;
@@ -42,6 +45,7 @@ mod tests;
 
 pub use error::MvccError;
 pub use event::{Event, EventKind, RevisionEvents};
+pub use hash::KvHash;
 pub use interval::{End, Interval};
 pub use range::{RangeQuery, RangeResult, SortOrder, SortTarget};
 pub use read_txn::ReadTxn;

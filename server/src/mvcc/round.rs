@@ -31,6 +31,8 @@ pub struct Round {
     pub(super) revision: i64,
     pub(super) events: Vec<RevisionEvents>,
     compact_revision: i64,
+    /// Compactions of this round, each with the one before if that one was finished.
+    compactions: Vec<(Revision, Option<Revision>)>,
 }
 
 impl Round {
@@ -46,6 +48,7 @@ impl Round {
             buckets,
             lease_keys: BTreeMap::new(),
             events: Vec::new(),
+            compactions: Vec::new(),
         }
     }
 
@@ -80,7 +83,7 @@ impl Round {
     }
 
     /// Accepts a compaction: from the next publication on nobody reads before `revision`.
-    /// The rows go later, off the apply thread.
+    /// The rows go later; see [`crate::mvcc::compaction`].
     ///
     /// # Errors
     ///
@@ -100,6 +103,10 @@ impl Round {
                 current,
             });
         }
+        let previous = self.compact_revision();
+        let finished = self.store.finished_compaction()?;
+        self.compactions
+            .push((revision, (finished == previous).then_some(previous)));
         self.compact_revision = revision.get();
         self.batch.put(
             Family::Meta,
@@ -155,6 +162,9 @@ impl Round {
         };
         self.store
             .publish(published, std::mem::take(&mut self.buckets));
+        for (target, previous) in self.compactions.drain(..) {
+            self.store.compactions().lock().push(target, previous);
+        }
         Ok(std::mem::take(&mut self.events))
     }
 

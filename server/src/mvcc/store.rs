@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use crate::{
     ids::{Index, Revision, Term},
     mvcc::{
+        compaction::{self, Queue},
         count::{self, Buckets},
+        hash::HashCache,
         read_txn::ReadTxn,
         round::Round,
     },
@@ -30,8 +32,12 @@ pub struct Store {
 struct Shared {
     backend: Backend,
     published: ArcSwap<Published>,
+    /// Held while `published` is replaced, so that it never goes back. Readers do not take it.
+    publishing: Mutex<()>,
     /// Count buckets between rounds. A round takes them, and gives them back when it commits.
     buckets: Mutex<Buckets>,
+    hashes: Mutex<HashCache>,
+    compactions: Mutex<Queue>,
     /// Invariant: true while a round is open; there is never more than one.
     in_round: AtomicBool,
 }
@@ -67,11 +73,16 @@ impl Store {
             backend.write(batch)?;
         }
         let published = Published::load(backend.view())?;
+        let finished = compaction::finished(&published.view)?;
+        let compactions = Queue::resume(published.compact_revision, finished);
         Ok(Self {
             shared: Arc::new(Shared {
                 backend,
                 published: ArcSwap::from_pointee(published),
+                publishing: Mutex::new(()),
                 buckets: Mutex::default(),
+                hashes: Mutex::default(),
+                compactions: Mutex::new(compactions),
                 in_round: AtomicBool::new(false),
             }),
         })
@@ -120,6 +131,7 @@ impl Store {
     }
 
     pub(super) fn publish(&self, published: Published, buckets: Buckets) {
+        let _publishing = self.shared.publishing.lock();
         let before = self.shared.published.load();
         assert!(
             before.revision <= published.revision
@@ -132,6 +144,24 @@ impl Store {
         );
         *self.shared.buckets.lock() = buckets;
         self.shared.published.store(Arc::new(published));
+    }
+
+    /// Publishes the state as it is, so that readers let go of what a compaction removed; the
+    /// view they have would keep it on disk until the next round.
+    pub(super) fn refresh(&self) -> Result<(), StorageError> {
+        let _publishing = self.shared.publishing.lock();
+        // A round that is written and waits for the lock may be part of it; it is complete.
+        let published = Published::load(self.shared.backend.view())?;
+        self.shared.published.store(Arc::new(published));
+        Ok(())
+    }
+
+    pub(super) fn hashes(&self) -> &Mutex<HashCache> {
+        &self.shared.hashes
+    }
+
+    pub(super) fn compactions(&self) -> &Mutex<Queue> {
+        &self.shared.compactions
     }
 
     pub(super) fn end_round(&self) {

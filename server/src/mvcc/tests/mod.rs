@@ -1,14 +1,21 @@
 //! The store against a plain model in memory, and its rules one by one.
 
 mod claims;
+mod hashes;
 mod model;
 mod random;
+mod rows;
+
+use std::{num::NonZeroUsize, ops::ControlFlow};
 
 use bytes::Bytes;
 
 use crate::{
-    ids::{Index, LeaseId, Term},
-    mvcc::{Interval, KeyValue, RangeQuery, RangeResult, RevisionEvents, Store, WriteTxn},
+    ids::{Index, LeaseId, Revision, Term},
+    mvcc::{
+        Interval, KeyValue, RangeQuery, RangeResult, RevisionEvents, Store, WriteTxn,
+        compaction::{self, CompactionOptions},
+    },
     storage::{Backend, BackendOptions},
 };
 
@@ -53,6 +60,33 @@ impl TestStore {
         self.entry(|txn| {
             txn.delete_range(&interval).expect("delete");
         })
+    }
+
+    fn compact(&mut self, target: i64) {
+        self.accept_compaction(target);
+        self.run_compactions(true);
+    }
+
+    fn accept_compaction(&mut self, target: i64) {
+        let mut round = self.store.begin_round();
+        round
+            .set_compact(Revision::new(target))
+            .expect("a revision that may be compacted");
+        self.index += 1;
+        round
+            .commit(Index::new(self.index), Term::new(1))
+            .expect("commit");
+    }
+
+    fn run_compactions(&self, hash: bool) {
+        let batch_rows = NonZeroUsize::new(3).expect("not zero");
+        let options = CompactionOptions { batch_rows, hash };
+        while let Some(target) = self.store.next_compaction() {
+            compaction::run(&self.store, target, &options, &mut || {
+                ControlFlow::Continue(())
+            })
+            .expect("compaction");
+        }
     }
 
     fn range(&self, query: &RangeQuery) -> RangeResult {

@@ -1,6 +1,9 @@
 //! MVCC as one would write it without a disk: every change of every key, in a map.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use crate::mvcc::{Interval, RangeQuery, SortOrder, SortTarget};
 
@@ -112,6 +115,24 @@ impl Model {
             .filter(|kv| kv.lease == lease)
             .map(|kv| kv.key)
             .collect()
+    }
+
+    /// The rows that a store compacted at `revision`, and not before, must have left.
+    pub(super) fn kept(&self) -> BTreeSet<(i64, i64)> {
+        let mut kept = BTreeSet::new();
+        for changes in self.keys.values() {
+            let newest = changes
+                .iter()
+                .rposition(|(main, _, _)| *main <= self.compacted);
+            for (place, (main, sub, kv)) in changes.iter().enumerate() {
+                let is_newest = newest == Some(place) && kv.is_some();
+                let is_mark = kv.is_none() && *main == self.compacted;
+                if *main > self.compacted || is_newest || is_mark {
+                    kept.insert((*main, *sub));
+                }
+            }
+        }
+        kept
     }
 
     pub(super) fn range(&self, query: &RangeQuery) -> Result<ModelRange, ModelError> {

@@ -1,16 +1,20 @@
 //! Random histories: whatever the store answers, the model must answer too.
 
+use std::{num::NonZeroUsize, ops::ControlFlow};
+
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
     TestStore,
-    model::{Model, ModelError, ModelKv, ModelRange},
+    model::{Model, ModelError, ModelRange},
+    rows::{check_rows, model_kv},
 };
 use crate::{
     ids::{Index, LeaseId, Revision, Term},
     mvcc::{
         End, Interval, KeyValue, MvccError, RangeQuery, RangeResult, Round, SortOrder, SortTarget,
+        compaction::{self, CompactionOptions},
     },
 };
 
@@ -103,6 +107,7 @@ impl Run {
                 self.flushed = (self.model.clone(), index);
             }
             78..82 => self.crash(),
+            82..92 => self.run_compactions(),
             _ => self.reads(),
         }
         self.reads();
@@ -229,6 +234,33 @@ impl Run {
         }
     }
 
+    /// Runs what was accepted, at times only in part.
+    fn run_compactions(&mut self) {
+        let batch_rows = NonZeroUsize::new(self.rng.random_range(1..8)).expect("not zero");
+        let options = CompactionOptions {
+            batch_rows,
+            hash: self.rng.random_bool(0.5),
+        };
+        let mut batches = self.rng.random_range(0..40);
+        let store = self.store().store.clone();
+        while let Some(target) = store.next_compaction() {
+            let result = compaction::run(&store, target, &options, &mut || {
+                batches -= 1;
+                if batches > 0 {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            });
+            match result {
+                Ok(_) => assert_eq!(store.finished_compaction().expect("read"), target),
+                Err(MvccError::Stopped) => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        check_rows(&store.read(), &self.model);
+    }
+
     fn reads(&mut self) {
         for _ in 0..10 {
             let query = self.query();
@@ -338,17 +370,5 @@ fn compare(
         (Err(MvccError::Compacted { .. }), Err(ModelError::Compacted))
         | (Err(MvccError::FutureRevision { .. }), Err(ModelError::Future)) => {}
         (found, expected) => panic!("{query:?}: {found:?}, expected {expected:?}"),
-    }
-}
-
-fn model_kv(encoded: &Bytes) -> ModelKv {
-    let kv = KeyValue::decode(encoded).expect("a stored KeyValue");
-    ModelKv {
-        key: kv.key.to_vec(),
-        value: kv.value.to_vec(),
-        create: kv.create_revision.get(),
-        modified: kv.mod_revision.get(),
-        version: kv.version,
-        lease: kv.lease.get(),
     }
 }

@@ -1,0 +1,360 @@
+//! Hashes over the state, equal to those that etcd computes over the same operations.
+//!
+//! etcd's bucket `key` has one record per change: its revision as `main _ sub`, followed by `t` if
+//! it deleted the key, and its `KeyValue`. [`Store::hash_kv`] hashes those up to a revision. What
+//! a compaction has yet to remove must not count, and members remove it at different times;
+//! so etcd counts a record at or before the compact revision only if it is the state of its key
+//! at the revision hashed. The rows that superseded such a record name it: they are read first.
+
+use std::collections::{BinaryHeap, VecDeque};
+
+use crc32c::crc32c_append;
+
+use crate::{
+    ids::Revision,
+    mvcc::{
+        compaction,
+        error::MvccError,
+        interval::Interval,
+        record::{Address, Kind, Row},
+        source::Source,
+        store::Store,
+    },
+    storage::{Family, StorageError, View, schema},
+};
+
+/// A hash of the revisions of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvHash {
+    /// CRC-32C.
+    pub hash: u32,
+    /// The compact revision it was computed with; −1 before the first compaction.
+    pub compact_revision: Revision,
+    /// The last revision in it.
+    pub revision: Revision,
+    /// The current revision of the store.
+    pub current_revision: Revision,
+}
+
+/// Hashes that compactions left behind, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct HashCache(VecDeque<KvHash>);
+
+impl HashCache {
+    /// Keeps a hash, and forgets the one of the lowest revision when there are too many.
+    pub(super) fn keep(&mut self, hash: KvHash) {
+        self.0.push_back(hash);
+        self.0.make_contiguous().sort_by_key(|kept| kept.revision);
+        if self.0.len() > KEPT_MAX {
+            self.0.pop_front();
+        }
+    }
+}
+
+impl Store {
+    /// The hash of all revisions up to `revision`; 0 means the current one. If a compaction left
+    /// one for exactly this revision, it is that one, even if it is compacted by now, as in etcd.
+    ///
+    /// Reads every kept row: not for async threads.
+    ///
+    /// # Errors
+    ///
+    /// A revision before the last compaction, or one that does not exist yet.
+    pub fn hash_kv(&self, revision: Revision) -> Result<KvHash, MvccError> {
+        let read = self.read();
+        let (current, compacted) = (read.revision(), read.compact_revision());
+        let hashes = self.hashes().lock();
+        let kept = hashes
+            .0
+            .iter()
+            .find(|kept| kept.revision == revision)
+            .copied();
+        drop(hashes);
+        if let Some(kept) = kept {
+            return Ok(KvHash {
+                current_revision: current,
+                ..kept
+            });
+        }
+        if revision.get() > 0 && revision < compacted {
+            return Err(MvccError::Compacted {
+                requested: revision,
+                compacted,
+            });
+        }
+        if revision > current {
+            return Err(MvccError::FutureRevision {
+                requested: revision,
+                current,
+            });
+        }
+        let revision = if revision.get() == 0 {
+            current
+        } else {
+            revision
+        };
+        let source = read.source();
+        let any_lives = any_lives(source, revision)?;
+        let hash = hash_rows(read.view(), compacted, revision, any_lives)?;
+        let current_revision = current;
+        Ok(KvHash {
+            hash,
+            compact_revision: compacted,
+            revision,
+            current_revision,
+        })
+    }
+
+    /// The hashes that compactions left, lowest revision first; at most ten.
+    pub fn kept_hashes(&self) -> Vec<KvHash> {
+        self.hashes().lock().0.iter().copied().collect()
+    }
+
+    /// The hash of the whole state, bucket by bucket as etcd would hold it, and the revision it
+    /// is of. Members agree on it only while nothing is in flight.
+    ///
+    /// Reads every row: not for async threads.
+    pub fn hash_all(&self) -> Result<(u32, Revision), MvccError> {
+        let read = self.read();
+        let mut hash = 0;
+        for &(bucket, family) in BUCKETS {
+            hash = crc32c_append(hash, bucket.as_bytes());
+            hash = match family {
+                Family::Revision => hash_every_row(read.view(), hash)?,
+                Family::Meta => hash_meta(read.view(), hash)?,
+                _ => hash_bucket(read.view(), family, hash)?,
+            };
+        }
+        Ok((hash, read.revision()))
+    }
+}
+
+/// The hash that etcd keeps of a compaction from `previous` to `target`: of every row there is
+/// before the compaction, apart from those that `previous` should have removed.
+pub(super) fn of_compaction(
+    view: &View,
+    previous: Revision,
+    target: Revision,
+) -> Result<KvHash, MvccError> {
+    let source = Source {
+        view,
+        published: i64::MAX,
+        overlay: None,
+    };
+    // etcd also keeps the deletions exactly at the target.
+    let keeps_any = any_lives(source, target)? || any_deleted_at(view, target)?;
+    let hash = hash_rows(view, previous, target, keeps_any)?;
+    let current_revision = target;
+    Ok(KvHash {
+        hash,
+        compact_revision: previous,
+        revision: target,
+        current_revision,
+    })
+}
+
+fn any_lives(source: Source<'_>, revision: Revision) -> Result<bool, StorageError> {
+    let mut any = false;
+    if revision.get() > 0 {
+        source.visit(&Interval::everything(), revision.get(), &mut |_| {
+            any = true;
+            Ok(std::ops::ControlFlow::Break(()))
+        })?;
+    }
+    Ok(any)
+}
+
+fn any_deleted_at(view: &View, revision: Revision) -> Result<bool, StorageError> {
+    let (lower, upper) = rows_of(revision.get(), revision.get());
+    let mut rows = view.scan(Family::Revision, &lower, Some(&upper));
+    while let Some((_, value)) = rows.next()? {
+        if Row::parse(value)?.kind == Kind::Tombstone {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Hashes the rows up to `revision`. If `keeps_any`, those up to `compacted` count only if they
+/// are the state of their key at `revision`.
+fn hash_rows(
+    view: &View,
+    compacted: Revision,
+    revision: Revision,
+    keeps_any: bool,
+) -> Result<u32, StorageError> {
+    let mut hash = crc32c_append(0, KEY_BUCKET.as_bytes());
+    let boundary = compacted.get().clamp(0, revision.get().max(0));
+    let finished = compaction::finished(view)?.get().max(0);
+    let mut floor = Address { main: 0, sub: -1 };
+    loop {
+        let gone = if keeps_any && boundary > 0 {
+            Superseded::collect(view, finished, revision.get(), boundary, floor)?
+        } else {
+            Superseded::default()
+        };
+        let lower = schema::revision_key(floor.main, floor.sub + 1);
+        let (_, upper) = rows_of(0, boundary);
+        let mut rows = view.scan(Family::Revision, &lower, Some(&upper));
+        while let Some((key, value)) = rows.next()? {
+            let (main, sub) = schema::parse_revision_key(key)?;
+            let address = Address { main, sub };
+            if gone.ceiling.is_some_and(|ceiling| address > ceiling) {
+                break;
+            }
+            let row = Row::parse(value)?;
+            let is_deletion = row.kind == Kind::Tombstone;
+            // Older versions of etcd removed a deletion at the compact revision, newer ones do not:
+            // it never counts.
+            let is_mark = is_deletion && main == compacted.get();
+            let is_gone = keeps_any && (is_deletion || gone.contains(address));
+            if !(is_mark || is_gone) {
+                hash = hash_record(hash, address, &row);
+            }
+        }
+        match gone.ceiling {
+            Some(ceiling) => floor = ceiling,
+            None => break,
+        }
+    }
+    let (lower, upper) = rows_of(boundary + 1, revision.get().max(0));
+    let mut rows = view.scan(Family::Revision, &lower, Some(&upper));
+    while let Some((key, value)) = rows.next()? {
+        let (main, sub) = schema::parse_revision_key(key)?;
+        hash = hash_record(hash, Address { main, sub }, &Row::parse(value)?);
+    }
+    Ok(hash)
+}
+
+/// Rows up to the compact revision that are no longer the state of their key.
+#[derive(Debug, Default)]
+struct Superseded {
+    /// Sorted.
+    addresses: Vec<Address>,
+    /// Complete up to this address; without one, complete.
+    ceiling: Option<Address>,
+}
+
+impl Superseded {
+    /// What the rows from `from` to `to` superseded after `floor` and up to main `boundary`, the
+    /// lowest first if it is too much to hold.
+    fn collect(
+        view: &View,
+        from: i64,
+        to: i64,
+        boundary: i64,
+        floor: Address,
+    ) -> Result<Self, StorageError> {
+        let mut lowest = BinaryHeap::new();
+        let mut is_complete = true;
+        let (lower, upper) = rows_of(from, to);
+        let mut rows = view.scan(Family::Revision, &lower, Some(&upper));
+        while let Some((_, value)) = rows.next()? {
+            let superseded = Row::parse(value)?.superseded;
+            let in_reach = |old: &Address| old.main <= boundary && *old > floor;
+            if let Some(old) = superseded.filter(in_reach) {
+                lowest.push(old);
+                if lowest.len() > SUPERSEDED_MAX {
+                    lowest.pop();
+                    is_complete = false;
+                }
+            }
+        }
+        let ceiling = if is_complete {
+            None
+        } else {
+            lowest.peek().copied()
+        };
+        Ok(Self {
+            addresses: lowest.into_sorted_vec(),
+            ceiling,
+        })
+    }
+
+    fn contains(&self, address: Address) -> bool {
+        self.addresses.binary_search(&address).is_ok()
+    }
+}
+
+fn hash_every_row(view: &View, mut hash: u32) -> Result<u32, StorageError> {
+    let mut rows = view.scan(Family::Revision, &[], None);
+    while let Some((key, value)) = rows.next()? {
+        let (main, sub) = schema::parse_revision_key(key)?;
+        hash = hash_record(hash, Address { main, sub }, &Row::parse(value)?);
+    }
+    Ok(hash)
+}
+
+fn hash_bucket(view: &View, family: Family, mut hash: u32) -> Result<u32, StorageError> {
+    let mut rows = view.scan(family, &[], None);
+    while let Some((key, value)) = rows.next()? {
+        hash = crc32c_append(crc32c_append(hash, key), value);
+    }
+    Ok(hash)
+}
+
+/// etcd's bucket `meta`, without the three keys that its hash leaves out.
+fn hash_meta(view: &View, mut hash: u32) -> Result<u32, StorageError> {
+    use schema::meta;
+    if let Some(value) = view.get(Family::Meta, meta::CONF_STATE)? {
+        hash = crc32c_append(crc32c_append(hash, b"confState"), &value);
+    }
+    let revisions: [(&[u8], &[u8]); 2] = [
+        (b"finishedCompactRev", meta::COMPACT_FINISHED),
+        (b"scheduledCompactRev", meta::COMPACT_SCHEDULED),
+    ];
+    for (name, key) in revisions {
+        if let Some(value) = view.get(Family::Meta, key)? {
+            let main = schema::parse_i64(Family::Meta, &value)?;
+            let record = record_key(Address { main, sub: 0 });
+            hash = crc32c_append(crc32c_append(hash, name), &record);
+        }
+    }
+    Ok(hash)
+}
+
+fn hash_record(hash: u32, address: Address, row: &Row<'_>) -> u32 {
+    let mut hash = crc32c_append(hash, &record_key(address));
+    if row.kind == Kind::Tombstone {
+        hash = crc32c_append(hash, b"t");
+    }
+    crc32c_append(hash, row.kv)
+}
+
+/// A revision as etcd writes it.
+fn record_key(address: Address) -> [u8; 17] {
+    let mut key = [b'_'; 17];
+    key[..8].copy_from_slice(&address.main.to_be_bytes());
+    key[9..].copy_from_slice(&address.sub.to_be_bytes());
+    key
+}
+
+/// Bounds of the rows from main `first` to main `last`, both included.
+fn rows_of(first: i64, last: i64) -> ([u8; 16], [u8; 16]) {
+    (
+        schema::revision_key(first, 0),
+        schema::revision_key(last + 1, 0),
+    )
+}
+
+const KEY_BUCKET: &str = "key";
+
+/// etcd's buckets in the order of their names, and our families for them.
+const BUCKETS: &[(&str, Family)] = &[
+    ("alarm", Family::Alarm),
+    ("auth", Family::Auth),
+    ("authRoles", Family::AuthRole),
+    ("authUsers", Family::AuthUser),
+    ("cluster", Family::Cluster),
+    (KEY_BUCKET, Family::Revision),
+    ("lease", Family::Lease),
+    ("members", Family::Member),
+    ("members_removed", Family::MemberRemoved),
+    ("meta", Family::Meta),
+];
+
+/// etcd keeps ten.
+const KEPT_MAX: usize = 10;
+
+/// 16 MB of addresses; more changes than this since the last compaction are hashed in passes.
+const SUPERSEDED_MAX: usize = if cfg!(test) { 50 } else { 1 << 20 };
