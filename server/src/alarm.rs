@@ -24,8 +24,8 @@ pub struct Alarms {
     raised: Arc<ArcSwap<Raised>>,
 }
 
-/// What is raised: pairs of alarm type and member, in this order. The type is a number, since a newer
-/// member may raise one that we do not know.
+/// What is raised: pairs of alarm type and member, in this order. The type is a number, since a
+/// newer member may raise one that we do not know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Raised(BTreeSet<(i32, MemberId)>);
 
@@ -87,10 +87,11 @@ impl Alarms {
         self.list(NONE).iter().map(text).collect()
     }
 
-    /// Why `request` may not be applied, if it may not. The request is consumed and changes nothing.
+    /// Why `request` may not be applied, if it may not. The request is consumed and changes
+    /// nothing.
     ///
-    /// A corrupt cluster refuses what changes keys or leases, and reads that go through the log; one
-    /// without space refuses what needs space.
+    /// A corrupt cluster refuses what changes keys or leases, and reads that go through the log;
+    /// one without space refuses what needs space.
     pub fn refuses(&self, request: &InternalRaftRequest) -> Option<RequestError> {
         let raised = self.raised.load();
         // Almost always there is no alarm, and every entry asks.
@@ -160,8 +161,8 @@ fn needs_space(request: &InternalRaftRequest) -> bool {
         || request.txn.as_ref().is_some_and(puts_something)
 }
 
-/// Is there a put in either branch, however deep? etcd asks whether the costlier branch costs anything,
-/// and each put does.
+/// Is there a put in either branch, however deep? etcd asks whether the costlier branch costs
+/// anything, and each put does.
 fn puts_something(txn: &TxnRequest) -> bool {
     let puts = |op: &RequestOp| match &op.request {
         Some(Request::RequestPut(_)) => true,

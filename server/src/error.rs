@@ -1,7 +1,7 @@
 //! What a request can be refused with: etcd's texts and codes, in one table.
 //!
-//! Clients map these errors by their exact text (etcd `api/v3rpc/rpctypes/error.go`), so neither the
-//! text nor the code may drift. A text starts with "etcdserver: " unless etcd sends it bare.
+//! Clients map these errors by their exact text (etcd `api/v3rpc/rpctypes/error.go`), so neither
+//! the text nor the code may drift. A text starts with "etcdserver: " unless etcd sends it bare.
 
 /// gRPC status codes by number, so that only `api` has to know tonic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ macro_rules! request_errors {
     ($($name:ident, $code:ident, $text:literal;)*) => {
         /// Why a request was refused or failed; the client reads the text and the code.
         #[derive(Clone, Debug, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "each variant is named after its text, which stands beside it")]
+        #[expect(missing_docs, reason = "each variant is named after the text beside it")]
         pub enum RequestError {
             $($name,)*
             /// An error with a text of its own.

@@ -13,8 +13,8 @@ use crate::read::Reader;
 
 /// Serves `etcdserverpb.Cluster`.
 ///
-/// A change that etcd would refuse is refused in etcd's words; one that it would make is answered with
-/// `Unimplemented`, until there is more than one member to a cluster.
+/// A change that etcd would refuse is refused in etcd's words; one that it would make is answered
+/// with `Unimplemented`, until there is more than one member to a cluster.
 #[derive(Clone)]
 pub struct ClusterService {
     /// Fills in headers.

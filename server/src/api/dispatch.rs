@@ -29,7 +29,8 @@ pub struct Services {
     pub maintenance: MaintenanceService,
 }
 
-/// Routes calls by their path. A plain match instead of a router: it is on the way of every request.
+/// Routes calls by their path. A plain match instead of a router: it is on the way of every
+/// request.
 #[derive(Clone)]
 pub(super) struct Dispatch {
     kv: KvServer<KvService>,

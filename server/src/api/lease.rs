@@ -1,5 +1,5 @@
-//! The Lease service. Keep-alives are answered where their stream is polled: no task, no channel, and
-//! no log entry.
+//! The Lease service. Keep-alives are answered where their stream is polled: no task, no channel,
+//! and no log entry.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -150,8 +150,8 @@ fn builder(settings: &ConnectionSettings) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Connections served at once; with two descriptors for each a common limit of 65,536 leaves room for
-/// files. More wait in the kernel's queue.
+/// Connections served at once; with two descriptors for each a common limit of 65,536 leaves room
+/// for files. More wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 30_000;
 
 /// How long calls in flight may take after the stop was asked for.

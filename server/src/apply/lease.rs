@@ -1,7 +1,7 @@
 //! Grants, revokes and checkpoints of leases.
 //!
-//! What an entry does depends on the leases that exist and on nothing else; deadlines are kept by the
-//! lessor for the leader, and no entry looks at them.
+//! What an entry does depends on the leases that exist and on nothing else; deadlines are kept by
+//! the lessor for the leader, and no entry looks at them.
 
 use trilith_proto::etcdserverpb as pb;
 
@@ -56,7 +56,8 @@ pub(super) fn revoke(
     Ok(pb::LeaseRevokeResponse { header: Some(header(revision)) })
 }
 
-/// Applies checkpoints: how much of their time leases have left when the next leader starts counting.
+/// Applies checkpoints: how much of their time leases have left when the next leader starts
+/// counting.
 pub(super) fn checkpoint(
     state: &State,
     round: &mut Round,

@@ -1,4 +1,5 @@
-//! Names a new cluster and its members the way etcd does, and makes the entries its log begins with.
+//! Names a new cluster and its members the way etcd does, and makes the entries its log begins
+//! with.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -38,8 +39,8 @@ pub struct BootstrapMember {
 impl Bootstrap {
     /// Names the members and the cluster.
     ///
-    /// `token` is `--initial-cluster-token`. Every member that is given the same arguments comes to the same
-    /// ids, so that they need not talk to agree.
+    /// `token` is `--initial-cluster-token`. Every member that is given the same arguments comes to
+    /// the same ids, so that they need not talk to agree.
     ///
     /// # Errors
     ///
@@ -76,10 +77,11 @@ impl Bootstrap {
         })
     }
 
-    /// The contexts of the `AddNode` changes that the log begins with, one for each member in order.
+    /// The contexts of the `AddNode` changes that the log begins with, one for each member in
+    /// order.
     ///
-    /// They stand at index 1 to n, in term 1, and are committed from the start: every member writes the same
-    /// ones for itself.
+    /// They stand at index 1 to n, in term 1, and are committed from the start: every member writes
+    /// the same ones for itself.
     pub fn contexts(&self) -> Vec<(MemberId, Bytes)> {
         self.members
             .iter()
@@ -123,7 +125,8 @@ impl BootstrapMember {
     }
 }
 
-/// Id of a member: the first eight bytes of SHA-1 over its sorted peer URLs and the cluster's token.
+/// Id of a member: the first eight bytes of SHA-1 over its sorted peer URLs and the cluster's
+/// token.
 ///
 /// `added_at` (Unix seconds) is given for members added to a running cluster, with an empty token.
 pub fn member_id(sorted_peer_urls: &[String], token: &str, added_at: Option<u64>) -> MemberId {

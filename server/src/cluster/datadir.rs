@@ -7,8 +7,9 @@
 //! <data-dir>/member.new/       a first start that was cut off; it is made anew
 //! ```
 //!
-//! A new member is built in `member.new` and then renamed, so `member` is there with its identity and the first
-//! entries of its log, or it is not there. Each name is made durable before anything relies on it.
+//! A new member is built in `member.new` and then renamed, so `member` is there with its identity
+//! and the first entries of its log, or it is not there. Each name is made durable before anything
+//! relies on it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -42,7 +43,8 @@ impl DataDir {
     ///
     /// # Errors
     ///
-    /// [`DataDirError::Locked`] when another process has it; [`DataDirError::Io`] when it cannot be made.
+    /// [`DataDirError::Locked`] when another process has it; [`DataDirError::Io`] when it cannot be
+    /// made.
     pub fn lock(root: &Path) -> Result<Self, DataDirError> {
         if !root.exists() {
             let made = DirBuilder::new()
@@ -103,8 +105,8 @@ impl DataDir {
 
     /// Makes a new member: `fill` writes the beginning of its log into the directory it is given.
     ///
-    /// The member appears at once and durably when this returns; after a crash before that the directory is as
-    /// before, but for a `member.new` that the next call clears away.
+    /// The member appears at once and durably when this returns; after a crash before that the
+    /// directory is as before, but for a `member.new` that the next call clears away.
     ///
     /// # Errors
     ///
@@ -212,7 +214,8 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, DataDirError> {
     Ok(bytes)
 }
 
-/// Why a data directory cannot be used. Nothing was written into it. The operator can fix each of them.
+/// Why a data directory cannot be used. Nothing was written into it. The operator can fix each of
+/// them.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// Another process has locked it.

@@ -9,8 +9,9 @@
 //! crc32c 6aec6e38
 //! ```
 //!
-//! The first line (with the format's number) and the last (the checksum of all bytes before it) stay as they are
-//! in every later format, so that a program can tell a newer file from a damaged one.
+//! The first line (with the format's number) and the last (the checksum of all bytes before it)
+//! stay as they are in every later format, so that a program can tell a newer file from a damaged
+//! one.
 
 use crate::ids::{ClusterId, MemberId};
 
@@ -47,7 +48,8 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// [`IdentityError::Newer`] for an undamaged file of a later format, [`IdentityError::Damaged`] for anything else.
+    /// [`IdentityError::Newer`] for an undamaged file of a later format, [`IdentityError::Damaged`]
+    /// for anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, IdentityError> {
         use IdentityError::Damaged;
         if bytes.len() > MAX_BYTES {
@@ -195,7 +197,8 @@ mod tests {
 
         #[test]
         fn what_is_accepted_is_what_would_be_written(
-            body in "(trilith identity [0-9]{1,3}\n)?(member-id [0-9a-f]{16}\n)?(cluster-id [0-9a-f]{16}\n)?(x\n)?"
+            body in "(trilith identity [0-9]{1,3}\n)?(member-id [0-9a-f]{16}\n)?\
+                     (cluster-id [0-9a-f]{16}\n)?(x\n)?"
         ) {
             let bytes = with_sum(&body);
             if let Ok(identity) = Identity::decode(&bytes) {

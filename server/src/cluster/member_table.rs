@@ -1,7 +1,7 @@
 //! Who is a member: the rules for changes, pure; rows are made of the result elsewhere.
 //!
-//! A change is checked when it is applied, by every member alike, so that an entry that a client could
-//! not have proposed against this state has no effect anywhere.
+//! A change is checked when it is applied, by every member alike, so that an entry that a client
+//! could not have proposed against this state has no effect anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +69,8 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String
 pub enum Change {
     /// A new voter, or a learner where the member says so.
     Add(Member),
-    /// As `Add`, by an entry of the type for learners, the only one that the bound on learners holds for.
+    /// As `Add`, by an entry of the type for learners, the only one that the bound on learners
+    /// holds for.
     AddLearner(Member),
     /// A learner becomes a voter.
     Promote(MemberId),
@@ -80,8 +81,8 @@ pub enum Change {
 }
 
 impl Change {
-    /// Reads the content of a configuration change: its type by etcd's number, the id it is for, and
-    /// its context.
+    /// Reads the content of a configuration change: its type by etcd's number, the id it is for,
+    /// and its context.
     ///
     /// # Errors
     ///

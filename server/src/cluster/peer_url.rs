@@ -1,7 +1,7 @@
 //! Which peer URLs a member may have: etcd's rules, which are narrower than the standard's.
 
-/// Is `text` a URL that etcd takes for a peer's? Scheme http or https with "host:port" and no path, or a
-/// unix socket. White space around it does not count.
+/// Is `text` a URL that etcd takes for a peer's? Scheme http or https with "host:port" and no path,
+/// or a unix socket. White space around it does not count.
 pub fn is_peer_url(text: &str) -> bool {
     let text = text.trim();
     if text.bytes().any(|byte| byte.is_ascii_control()) {

@@ -69,8 +69,8 @@ pub(super) fn decode_downgrade(json: &[u8]) -> Result<DowngradeInfo, serde_json:
     })
 }
 
-/// JSON as Go's encoder writes it: with the five characters escaped that HTML and JavaScript care for.
-/// They occur within strings only, so that replacing them in the text is enough.
+/// JSON as Go's encoder writes it: with the five characters escaped that HTML and JavaScript care
+/// for. They occur within strings only, so that replacing them in the text is enough.
 fn go_json(value: &impl Serialize) -> String {
     let json = serde_json::to_string(value).expect("strings, numbers and lists always encode");
     let mut escaped = String::with_capacity(json.len());
@@ -104,7 +104,10 @@ mod tests {
         member.is_learner = true;
         member.name = "default".to_owned();
         member.client_urls = vec!["http://127.0.0.1:23790".to_owned()];
-        let full = r#"{"id":3319814642761637952,"peerURLs":["http://127.0.0.1:23800"],"isLearner":true,"name":"default","clientURLs":["http://127.0.0.1:23790"]}"#;
+        let full = concat!(
+            r#"{"id":3319814642761637952,"peerURLs":["http://127.0.0.1:23800"],"isLearner":true,"#,
+            r#""name":"default","clientURLs":["http://127.0.0.1:23790"]}"#
+        );
         assert_eq!(encode_member(&member), full);
         assert_eq!(decode_member(full.as_bytes()).expect("own row"), member);
     }

@@ -18,8 +18,8 @@ const MIN_CLUSTER_VERSION: Version = Version {
     patch: 0,
 };
 
-/// Three numbers. What may follow them ("-rc.1", "+build") is checked and dropped: etcd never stores
-/// such versions, it only accepts them from a client.
+/// Three numbers. What may follow them ("-rc.1", "+build") is checked and dropped: etcd never
+/// stores such versions, it only accepts them from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are the usual ones")]
 pub struct Version {
@@ -45,7 +45,8 @@ impl Version {
         })
     }
 
-    /// The version that a cluster has when this is its oldest member's: the patch level does not count.
+    /// The version that a cluster has when this is its oldest member's: the patch level does not
+    /// count.
     pub fn cluster(self) -> Self {
         Self { patch: 0, ..self }
     }
@@ -72,7 +73,8 @@ impl fmt::Display for Version {
 }
 
 fn number(text: &str) -> Option<u64> {
-    // Go reads a plus sign and so does Rust, but a split at "+" has removed it; a minus sign is gone too.
+    // Go reads a plus sign and so does Rust, but a split at "+" has removed it; a minus sign is
+    // gone too.
     let number = text.parse::<u64>().ok()?;
     i64::try_from(number).is_ok().then_some(number)
 }
@@ -113,8 +115,9 @@ impl DowngradeInfo {
 
 /// The cluster version that the leader should propose now, if it should propose any.
 ///
-/// `oldest` is the lowest version among the members, `None` while one of them is not known. A cluster
-/// without a version gets one at once; later it follows its oldest member up, and a downgrade job down.
+/// `oldest` is the lowest version among the members, `None` while one of them is not known. A
+/// cluster without a version gets one at once; later it follows its oldest member up, and a
+/// downgrade job down.
 pub fn next_cluster_version(
     current: Option<Version>,
     oldest: Option<Version>,

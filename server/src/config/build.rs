@@ -33,10 +33,7 @@ const MIN_PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Builds the configuration; `values` have passed [`super::check::check`].
 pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, ConfigError> {
-    let name = values.text("name").to_owned();
-    if name == DEFAULT_NAME {
-        notes.push(Note::DefaultName);
-    }
+    let name = name(values, notes);
     let data_dir = data_dir(values, notes);
     let peer_urls = advertised(
         values,
@@ -45,19 +42,12 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
         notes,
     );
     let client_urls = advertised(values, "advertise-client-urls", "listen-client-urls", notes);
-    let max_request_bytes = values.uint("max-request-bytes");
-    if max_request_bytes > RECOMMENDED_REQUEST_BYTES {
-        notes.push(Note::LargeRequests {
-            bytes: max_request_bytes,
-        });
-    }
+    let max_request_bytes = max_request_bytes(values, notes);
     Ok(Config {
         initial_cluster: initial_cluster(values, &name, &peer_urls),
         name,
         data_dir,
-        wal_dir: Some(values.text("wal-dir"))
-            .filter(|dir| !dir.is_empty())
-            .map(PathBuf::from),
+        wal_dir: wal_dir(values),
         snapshot_count: or_default(values.uint("snapshot-count"), DEFAULT_SNAPSHOT_COUNT),
         snapshot_catchup_entries: or_default(
             values.uint("snapshot-catchup-entries"),
@@ -82,7 +72,7 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
         raft_write_timeout: peer_timeout(values, "raft-write-timeout", notes),
         quota_backend_bytes: values.int("quota-backend-bytes"),
         max_txn_ops: values.uint("max-txn-ops").try_into().unwrap_or(usize::MAX),
-        max_request_bytes: max_request_bytes.try_into().unwrap_or(usize::MAX),
+        max_request_bytes,
         max_concurrent_streams: values
             .uint("max-concurrent-streams")
             .try_into()
@@ -132,6 +122,28 @@ fn some_time(nanos: i64) -> Option<Duration> {
 
 fn size(value: i64) -> usize {
     usize::try_from(value).expect("negative values were refused by the checks")
+}
+
+fn name(values: &Values, notes: &mut Vec<Note>) -> String {
+    let name = values.text("name");
+    if name == DEFAULT_NAME {
+        notes.push(Note::DefaultName);
+    }
+    name.to_owned()
+}
+
+fn max_request_bytes(values: &Values, notes: &mut Vec<Note>) -> usize {
+    let bytes = values.uint("max-request-bytes");
+    if bytes > RECOMMENDED_REQUEST_BYTES {
+        notes.push(Note::LargeRequests { bytes });
+    }
+    bytes.try_into().unwrap_or(usize::MAX)
+}
+
+/// The raft log's own directory; None when it has none.
+fn wal_dir(values: &Values) -> Option<PathBuf> {
+    let given = values.text("wal-dir");
+    (!given.is_empty()).then(|| PathBuf::from(given))
 }
 
 fn data_dir(values: &Values, notes: &mut Vec<Note>) -> PathBuf {

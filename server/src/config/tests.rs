@@ -154,85 +154,88 @@ fn addresses_are_the_same_member_however_they_are_written_and_localhost_is_none_
     ));
 }
 
+/// Arguments that etcd refuses, and what it says.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["foo"], "\"foo\" is not a valid flag"),
+    (
+        &["--heartbeat-interval=0"],
+        "--heartbeat-interval must be >0 (set to 0ms)",
+    ),
+    (
+        &["--election-timeout=0"],
+        "--election-timeout must be >0 (set to 0ms)",
+    ),
+    (
+        &["--heartbeat-interval=300"],
+        "--election-timeout[1000ms] should be at least as 5 times as \
+             --heartbeat-interval[300ms]",
+    ),
+    (
+        &["--election-timeout=60000"],
+        "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+    ),
+    (
+        &["--listen-peer-urls=http://foo:1"],
+        "expected IP in URL for binding (http://foo:1)",
+    ),
+    (
+        &["--listen-client-urls=http://127.0.0.1:1"],
+        "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+    ),
+    (
+        &["--advertise-client-urls=http://:1"],
+        "--advertise-client-urls \"http://:1\" must be in the format \"host:port\", \
+             \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" \
+             (unexpected empty host (http://:1))",
+    ),
+    (
+        &["--auto-compaction-mode=foo"],
+        "unknown auto-compaction-mode \"foo\"",
+    ),
+    (
+        &["--auto-compaction-mode="],
+        "undefined auto-compaction-mode",
+    ),
+    (
+        &["--auto-compaction-retention=-1"],
+        "error parsing CompactionRetention: time: missing unit in duration \"-1\"",
+    ),
+    (
+        &["--compact-hash-check-time=0s"],
+        "--compact-hash-check-time must be >0 (set to 0s)",
+    ),
+    (
+        &["--feature-gates=LeaseCheckpointPersist=true"],
+        "enabling feature gate LeaseCheckpointPersist requires enabling feature gate \
+             LeaseCheckpoint",
+    ),
+    (
+        &["--discovery-fallback=proxy"],
+        "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
+    ),
+    (&["--logger=x"], "unknown logger option \"x\""),
+    (
+        &["--log-format=x"],
+        "unknown log format: x, supported values json, console",
+    ),
+    (&["--log-level=x"], "unrecognized level: \"x\""),
+    (
+        &["--log-outputs=default,stderr"],
+        "multi logoutput for \"default\" is not supported yet",
+    ),
+    (
+        &["--tls-min-version=x"],
+        "unexpected TLS version \"x\" (must be one of: TLS1.2, TLS1.3)",
+    ),
+    (
+        &["--config-file=/nonexistent"],
+        "open /nonexistent: no such file or directory",
+    ),
+];
+
 #[test]
 fn what_etcd_refuses_is_refused_with_its_text() {
-    let cases: &[(&[&str], &str)] = &[
-        (&["foo"], "\"foo\" is not a valid flag"),
-        (
-            &["--heartbeat-interval=0"],
-            "--heartbeat-interval must be >0 (set to 0ms)",
-        ),
-        (
-            &["--election-timeout=0"],
-            "--election-timeout must be >0 (set to 0ms)",
-        ),
-        (
-            &["--heartbeat-interval=300"],
-            "--election-timeout[1000ms] should be at least as 5 times as \
-             --heartbeat-interval[300ms]",
-        ),
-        (
-            &["--election-timeout=60000"],
-            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
-        ),
-        (
-            &["--listen-peer-urls=http://foo:1"],
-            "expected IP in URL for binding (http://foo:1)",
-        ),
-        (
-            &["--listen-client-urls=http://127.0.0.1:1"],
-            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
-        ),
-        (
-            &["--advertise-client-urls=http://:1"],
-            "--advertise-client-urls \"http://:1\" must be in the format \"host:port\", \
-             \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" (unexpected empty host (http://:1))",
-        ),
-        (
-            &["--auto-compaction-mode=foo"],
-            "unknown auto-compaction-mode \"foo\"",
-        ),
-        (
-            &["--auto-compaction-mode="],
-            "undefined auto-compaction-mode",
-        ),
-        (
-            &["--auto-compaction-retention=-1"],
-            "error parsing CompactionRetention: time: missing unit in duration \"-1\"",
-        ),
-        (
-            &["--compact-hash-check-time=0s"],
-            "--compact-hash-check-time must be >0 (set to 0s)",
-        ),
-        (
-            &["--feature-gates=LeaseCheckpointPersist=true"],
-            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate \
-             LeaseCheckpoint",
-        ),
-        (
-            &["--discovery-fallback=proxy"],
-            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
-        ),
-        (&["--logger=x"], "unknown logger option \"x\""),
-        (
-            &["--log-format=x"],
-            "unknown log format: x, supported values json, console",
-        ),
-        (&["--log-level=x"], "unrecognized level: \"x\""),
-        (
-            &["--log-outputs=default,stderr"],
-            "multi logoutput for \"default\" is not supported yet",
-        ),
-        (
-            &["--tls-min-version=x"],
-            "unexpected TLS version \"x\" (must be one of: TLS1.2, TLS1.3)",
-        ),
-        (
-            &["--config-file=/nonexistent"],
-            "open /nonexistent: no such file or directory",
-        ),
-    ];
-    for (args, text) in cases {
+    for (args, text) in REFUSED {
         assert_eq!(refused(args), *text);
     }
 }

@@ -1,4 +1,5 @@
-//! The lessor: the lease table behind its lock and its clock, shared by `apply`, the API and expiry.
+//! The lessor: the lease table behind its lock and its clock, shared by `apply`, the API and
+//! expiry.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ const WAITERS_BEFORE_SWEEP: usize = 32;
 
 /// Handle to the leases of this member; clones share them.
 ///
-/// Its lock is held for a few map operations at a time and never over an `await` or a read of the disk.
-/// The two walks over all leases are `deadlines` (copied out) and a change of leadership.
+/// Its lock is held for a few map operations at a time and never over an `await` or a read of the
+/// disk. The two walks over all leases are `deadlines` (copied out) and a change of leadership.
 #[derive(Clone)]
 pub struct Lessor {
     shared: Arc<Shared>,
@@ -54,7 +55,8 @@ impl Lessor {
         }
     }
 
-    /// The leases that the rows tell of, not leading yet. No lease gets less than `min_ttl` seconds.
+    /// The leases that the rows tell of, not leading yet. No lease gets less than `min_ttl`
+    /// seconds.
     ///
     /// # Errors
     ///
@@ -93,7 +95,8 @@ impl Lessor {
         existed
     }
 
-    /// Notes a checkpoint; gives the granted time to live, `None` without such a lease. For `apply` only.
+    /// Notes a checkpoint; gives the granted time to live, `None` without such a lease. For `apply`
+    /// only.
     pub fn checkpoint(&self, id: LeaseId, remaining: i64) -> Option<i64> {
         self.shared.state.lock().table.checkpoint(id, remaining)
     }
@@ -180,8 +183,8 @@ impl Lessor {
     }
 }
 
-/// The shortest time to live in seconds that a member grants: one and a half election timeouts in whole
-/// ticks, rounded up to a second. 2 s at the defaults.
+/// The shortest time to live in seconds that a member grants: one and a half election timeouts in
+/// whole ticks, rounded up to a second. 2 s at the defaults.
 pub fn min_ttl(election_ticks: u32, heartbeat: Duration) -> i64 {
     let shortest = heartbeat * (3 * election_ticks / 2);
     i64::try_from(shortest.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)

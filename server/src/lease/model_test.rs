@@ -84,7 +84,8 @@ impl Model {
         }
     }
 
-    /// Whoever is taken must be due, and whoever is overdue by a bucket must be taken if there is room.
+    /// Whoever is taken must be due, and whoever is overdue by a bucket must be taken if there is
+    /// room.
     fn check_expired(&mut self, taken: &[LeaseId], limit: usize, now: Duration) {
         for id in taken {
             let lease = self

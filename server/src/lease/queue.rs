@@ -1,8 +1,8 @@
 //! When to look at which lease: buckets of lease ids by deadline, filled lazily.
 //!
 //! A renewal moves a deadline into the future, and the queue need not know: an entry that comes due
-//! too early is put back at the deadline which the lease has by then. So a keep-alive costs the queue
-//! nothing, and a lease costs it one entry of eight bytes, once per time to live.
+//! too early is put back at the deadline which the lease has by then. So a keep-alive costs the
+//! queue nothing, and a lease costs it one entry of eight bytes, once per time to live.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

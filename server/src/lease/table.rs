@@ -1,8 +1,8 @@
 //! The lease table: pure, takes `now`, decides nothing by itself.
 //!
-//! Who is leader keeps deadlines ("primary" in etcd's words); on other members a lease is just an id
-//! with a time to live. A lease past its deadline is not gone: it stays until its revoke is applied,
-//! so that every member deletes its keys at the same revision.
+//! Who is leader keeps deadlines ("primary" in etcd's words); on other members a lease is just an
+//! id with a time to live. A lease past its deadline is not gone: it stays until its revoke is
+//! applied, so that every member deletes its keys at the same revision.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -41,8 +41,8 @@ struct Lease {
     ttl: i64,
     /// Microseconds on the table's clock, or `FOREVER`.
     deadline: u64,
-    /// Invariant: while primary, exactly one queue entry of this lease lies in this bucket and counts;
-    /// entries of it in other buckets are stale.
+    /// Invariant: while primary, exactly one queue entry of this lease lies in this bucket and
+    /// counts; entries of it in other buckets are stale.
     queued: Bucket,
 }
 
@@ -219,8 +219,8 @@ impl LeaseTable {
         })
     }
 
-    /// Deadlines (in microseconds on the table's clock) and ids, in no order: the caller sorts them,
-    /// outside its lock.
+    /// Deadlines (in microseconds on the table's clock) and ids, in no order: the caller sorts
+    /// them, outside its lock.
     pub fn deadlines(&self) -> Vec<(u64, LeaseId)> {
         self.leases
             .iter()
@@ -228,8 +228,8 @@ impl LeaseTable {
             .collect()
     }
 
-    /// Starts to keep deadlines: every lease gets its time anew (what the last checkpoint left of it,
-    /// if there is one), and `extend` for what the election may have taken.
+    /// Starts to keep deadlines: every lease gets its time anew (what the last checkpoint left of
+    /// it, if there is one), and `extend` for what the election may have taken.
     pub fn promote(&mut self, extend: Duration, now: Duration) {
         self.primary = true;
         self.queue.clear();
@@ -320,8 +320,8 @@ impl LeaseTable {
         self.drop_stale_entries();
     }
 
-    /// Builds the queue anew when most of it is stale, so that leases which are granted for years and
-    /// revoked at once cannot fill the memory with entries.
+    /// Builds the queue anew when most of it is stale, so that leases which are granted for years
+    /// and revoked at once cannot fill the memory with entries.
     fn drop_stale_entries(&mut self) {
         let stale = self.queue.len().saturating_sub(self.leases.len());
         if stale < STALE_ENTRIES_MIN || stale < self.leases.len() {
@@ -349,8 +349,8 @@ fn deadline(now: Duration, seconds: i64, extend: Duration) -> u64 {
         .min(i64::MAX as u64)
 }
 
-/// Moves deadlines (sorted, soonest first) back, so that within each second of them there are no more
-/// than `SPREAD_PER_SECOND`: the ones above it follow at that rate.
+/// Moves deadlines (sorted, soonest first) back, so that within each second of them there are no
+/// more than `SPREAD_PER_SECOND`: the ones above it follow at that rate.
 fn spread(order: &mut [(u64, LeaseId)]) {
     let step = 1_000_000 / SPREAD_PER_SECOND as u64;
     let mut earliest = 0;
@@ -361,192 +361,5 @@ fn spread(order: &mut [(u64, LeaseId)]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIN_TTL: i64 = 2;
-
-    fn at(seconds: f64) -> Duration {
-        Duration::from_secs_f64(seconds)
-    }
-
-    fn leader() -> LeaseTable {
-        let mut table = LeaseTable::new(MIN_TTL);
-        table.promote(Duration::ZERO, at(0.0));
-        table
-    }
-
-    #[test]
-    fn a_short_zero_or_negative_time_becomes_the_minimum() {
-        let mut table = leader();
-        for (id, ttl) in [(1, 1), (2, 0), (3, -7)] {
-            assert_eq!(table.grant(LeaseId::new(id), ttl, at(0.0)), Ok(MIN_TTL));
-        }
-    }
-
-    #[test]
-    fn grants_are_refused_as_etcd_refuses_them() {
-        let mut table = leader();
-        let id = LeaseId::new(1);
-        let too_large = table.grant(id, MAX_LEASE_TTL + 1, at(0.0));
-        assert_eq!(too_large, Err(RequestError::LeaseTtlTooLarge));
-        assert_eq!(table.grant(id, MAX_LEASE_TTL, at(0.0)), Ok(MAX_LEASE_TTL));
-        assert_eq!(table.grant(id, 5, at(0.0)), Err(RequestError::LeaseExist));
-        assert_eq!(
-            table.grant(LeaseId::new(0), 5, at(0.0)),
-            Err(RequestError::LeaseNotFound)
-        );
-    }
-
-    #[test]
-    fn remaining_time_is_cut_to_whole_seconds() {
-        let mut table = leader();
-        table
-            .grant(LeaseId::new(1), 5, at(0.0))
-            .expect("a fresh id");
-        let left = |now| {
-            table
-                .time_to_live(LeaseId::new(1), at(now))
-                .expect("it exists")
-                .remaining
-        };
-        assert_eq!(left(0.0), Some(5));
-        assert_eq!(left(0.001), Some(4));
-        assert_eq!(left(5.5), Some(0));
-        assert_eq!(left(7.5), Some(-2));
-    }
-
-    #[test]
-    fn an_expired_lease_stays_until_its_revoke_and_is_offered_every_three_seconds() {
-        let mut table = leader();
-        let id = LeaseId::new(9);
-        table.grant(id, 2, at(0.0)).expect("a fresh id");
-        assert!(table.take_expired(10, at(1.9)).expired.is_empty());
-        assert_eq!(table.take_expired(10, at(2.25)).expired, [id]);
-        assert_eq!(table.renew(id, at(2.5)), Renewal::Expired);
-        assert!(table.take_expired(10, at(5.0)).expired.is_empty());
-        assert_eq!(table.take_expired(10, at(5.5)).expired, [id]);
-        assert!(table.revoke(id));
-        assert_eq!(table.renew(id, at(5.6)), Renewal::Missing);
-        assert!(table.take_expired(10, at(60.0)).expired.is_empty());
-    }
-
-    #[test]
-    fn renewals_add_nothing_to_the_queue() {
-        let mut table = leader();
-        let id = LeaseId::new(1);
-        table.grant(id, 10, at(0.0)).expect("a fresh id");
-        for n in 1..1000 {
-            assert_eq!(
-                table.renew(id, at(f64::from(n) * 0.01)),
-                Renewal::Renewed(10)
-            );
-        }
-        assert_eq!(table.queue.len(), 1);
-        assert!(table.take_expired(10, at(19.9)).expired.is_empty());
-        assert_eq!(table.queue.len(), 1);
-        assert_eq!(table.take_expired(10, at(20.25)).expired, [id]);
-    }
-
-    #[test]
-    fn leases_granted_for_years_and_revoked_at_once_leave_a_bounded_queue() {
-        let mut table = leader();
-        for n in 1..10 * STALE_ENTRIES_MIN as i64 {
-            table
-                .grant(LeaseId::new(n), MAX_LEASE_TTL, at(0.0))
-                .expect("a fresh id");
-            table.revoke(LeaseId::new(n));
-        }
-        assert!(table.queue.len() <= STALE_ENTRIES_MIN);
-    }
-
-    #[test]
-    fn a_new_leader_gives_every_lease_its_full_time_and_the_extension() {
-        let mut table = LeaseTable::new(MIN_TTL);
-        table.restore(LeaseId::new(1), 30, 0);
-        table.restore(LeaseId::new(2), 30, 10);
-        assert_eq!(table.renew(LeaseId::new(1), at(0.0)), Renewal::NotPrimary);
-        let follower = table.time_to_live(LeaseId::new(1), at(0.0));
-        assert_eq!(
-            follower,
-            Some(TimeToLive {
-                granted: 30,
-                remaining: None
-            })
-        );
-        table.promote(at(1.0), at(100.0));
-        let left = |id| {
-            table
-                .time_to_live(LeaseId::new(id), at(100.0))
-                .and_then(|t| t.remaining)
-        };
-        assert_eq!(left(1), Some(31));
-        assert_eq!(left(2), Some(11), "a checkpoint says what was left");
-    }
-
-    #[test]
-    fn a_checkpointed_lease_is_renewed_once_the_checkpoint_is_taken_back() {
-        let mut table = leader();
-        let id = LeaseId::new(1);
-        table.grant(id, 30, at(0.0)).expect("a fresh id");
-        assert_eq!(table.checkpoint(id, 10), Some(30));
-        assert_eq!(table.renew(id, at(1.0)), Renewal::Checkpointed);
-        assert_eq!(table.checkpoint(id, 0), Some(30));
-        assert_eq!(table.renew(id, at(1.0)), Renewal::Renewed(30));
-        assert_eq!(table.checkpoint(LeaseId::new(5), 10), None);
-    }
-
-    #[test]
-    fn promotion_spreads_expiries_that_would_fall_together() {
-        let mut table = LeaseTable::new(MIN_TTL);
-        let count = 3 * SPREAD_PER_SECOND;
-        for n in 1..=count as i64 {
-            table.restore(LeaseId::new(n), 10, 0);
-        }
-        table.promote(Duration::ZERO, at(0.0));
-        let mut expired_by = |seconds: f64| -> usize {
-            let mut total = 0;
-            loop {
-                let due = table.take_expired(1000, at(seconds));
-                total += due.expired.len();
-                for id in &due.expired {
-                    table.revoke(*id);
-                }
-                if !due.more {
-                    return total;
-                }
-            }
-        };
-        for second in [11.0, 12.0] {
-            let now = expired_by(second);
-            let bucket = SPREAD_PER_SECOND / 4;
-            assert!(
-                now.abs_diff(SPREAD_PER_SECOND) <= bucket,
-                "{now} expired in a second"
-            );
-        }
-        expired_by(14.0);
-        assert!(table.is_empty());
-    }
-
-    #[test]
-    fn one_look_is_bounded_and_says_that_there_is_more() {
-        let mut table = leader();
-        for n in 1..=5 {
-            table
-                .grant(LeaseId::new(n), 2, at(0.0))
-                .expect("a fresh id");
-        }
-        let first = table.take_expired(3, at(9.0));
-        assert_eq!((first.expired.len(), first.more), (3, true));
-        let second = table.take_expired(3, at(9.0));
-        assert_eq!((second.expired.len(), second.more), (2, false));
-    }
-
-    #[test]
-    fn a_lease_takes_less_than_a_hundred_bytes() {
-        // A slot of the map is at least 7/16 full after growth; a queue entry's vector at least half.
-        let slot = size_of::<(LeaseId, Lease)>() + 1;
-        assert!(slot * 16 / 7 + 2 * size_of::<LeaseId>() <= 100);
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Checks before a member starts that its log and its state belong together.
 //!
-//! Guessing here would lose committed entries: what does not fit is refused, and nothing is written.
+//! Guessing here would lose committed entries: what does not fit is refused, and nothing is
+//! written.
 
 use std::path::PathBuf;
 
@@ -73,8 +74,8 @@ pub(crate) fn check(
     Ok(recovered)
 }
 
-/// Who votes in a log whose state is still empty: those whom its first entries add, which are committed from the
-/// start.
+/// Who votes in a log whose state is still empty: those whom its first entries add, which are
+/// committed from the start.
 pub(crate) fn first_conf_state(
     recovered: &Recovered,
     reader: &dyn LogReader,

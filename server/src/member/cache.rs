@@ -1,8 +1,8 @@
 //! The log as raft-rs reads it: the newest entries in memory, older ones from disk.
 //!
-//! raft-rs takes an entry for stored as soon as its write is under way, and reads it again when it is committed.
-//! So every entry stays here at least until it is durable and handed to apply: a fresh proposal is never read back
-//! from disk.
+//! raft-rs takes an entry for stored as soon as its write is under way, and reads it again when it
+//! is committed. So every entry stays here at least until it is durable and handed to apply: a
+//! fresh proposal is never read back from disk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ pub(crate) struct CachedLog {
 }
 
 impl CachedLog {
-    /// The log as it was found on disk, with the state that the configuration has at the applied index.
+    /// The log as it was found on disk, with the state that the configuration has at the applied
+    /// index.
     pub(crate) fn new(
         reader: Arc<dyn LogReader>,
         recovered: &Recovered,
@@ -68,7 +69,8 @@ impl CachedLog {
         self.last = entries.last().map_or(self.last, |last| last.index);
     }
 
-    /// Lets go of entries before `index` as long as more than `keep_bytes` are held. Those are durable.
+    /// Lets go of entries before `index` as long as more than `keep_bytes` are held. Those are
+    /// durable.
     pub(crate) fn evict_before(&mut self, index: u64, keep_bytes: usize) {
         while self.tail_bytes > keep_bytes {
             let Some(old) = self.tail.pop_front_if(|old| old.index < index) else {
@@ -188,7 +190,8 @@ impl Storage for CachedLog {
     }
 }
 
-/// raft-rs stops on this one, which is right: a log that cannot be read is as bad as one that cannot be written.
+/// raft-rs stops on this one, which is right: a log that cannot be read is as bad as one that
+/// cannot be written.
 fn unreadable(error: super::log::LogError) -> raft::Error {
     StorageError::Other(Box::new(error)).into()
 }

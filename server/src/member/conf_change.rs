@@ -1,7 +1,9 @@
-//! Configuration changes: etcd's numbering in entries and on the wire, raft-rs's only to apply them.
+//! Configuration changes: etcd's numbering in entries and on the wire, raft-rs's only to apply
+//! them.
 //!
-//! raft-rs has no `UpdateNode` and gives its number, 2, to learners. So the bytes of an entry stay as etcd
-//! writes them, and the type is mapped at the moment of applying; an update never reaches raft-rs.
+//! raft-rs has no `UpdateNode` and gives its number, 2, to learners. So the bytes of an entry stay
+//! as etcd writes them, and the type is mapped at the moment of applying; an update never reaches
+//! raft-rs.
 
 use bytes::Bytes;
 use prost::Message;

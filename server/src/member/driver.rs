@@ -1,36 +1,35 @@
-//! Gives the member core its threads, disk and time.
+//! Gives the member core its threads, disk and time: what others hold of a running member.
 //!
-//! The raft thread owns the [`Member`]; the log thread writes what the raft thread gives it, all that waits in one
-//! batch with one fsync; the purge thread gives files back. A leader that is the only voter has nobody to talk to
-//! while its disk works, so the raft thread then writes itself, which saves two wake-ups per batch; linearizable
-//! reads do not pass through it (see [`MemberHandle::sole_voter_read_index`]).
+//! In `threads.rs`, the raft thread owns the [`Member`]; the log thread writes what the raft thread gives it, all
+//! that waits in one batch with one fsync; the purge thread gives files back. A leader that is the
+//! only voter has nobody to talk to while its disk works, so the raft thread then writes itself,
+//! which saves two wake-ups per batch; linearizable reads do not pass through it (see
+//! [`MemberHandle::sole_voter_read_index`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::Mutex;
+use crossbeam_channel::bounded;
 use raft::eraftpb::{Entry, HardState};
 use trilith_proto::raftpb;
 
 use super::boot::{self, Applied, BootError};
-use super::fatal::FatalOnPanic;
 use super::log::{EngineLog, Log, LogError, LogWrite, Recovered};
-use super::mailbox::{LogQueue, Mail, Mailbox, Request};
-use super::status::SharedStatus;
+use super::mailbox::Request;
+use super::threads::{self, Shared};
 use super::wire::{self, WireError};
 use super::*;
 
 pub use super::mailbox::ProposeRefused;
 
-/// Where the member's output goes. Called by the raft and log threads, which it must not keep for long.
+/// Where the member's output goes. Called by the raft and log threads, which it must not keep for
+/// long.
 pub trait CommittedSink: Send + Sync + 'static {
-    /// Entries to apply, in order. No more than [`ApplyWork::UNAPPLIED_MAX`] calls are not yet answered by
-    /// [`MemberHandle::applied`], so a channel with that many places never blocks.
+    /// Entries to apply, in order. No more than [`ApplyWork::UNAPPLIED_MAX`] calls are not yet
+    /// answered by [`MemberHandle::applied`], so a channel with that many places never blocks.
     fn committed(&self, work: ApplyWork);
 
     /// What a read with this context must see: a state that has applied `index`.
@@ -71,7 +70,8 @@ pub struct MemberLog {
 }
 
 impl MemberLog {
-    /// Begins the log of a new cluster: one entry that adds each member, from index 1, in term 1, committed.
+    /// Begins the log of a new cluster: one entry that adds each member, from index 1, in term 1,
+    /// committed.
     ///
     /// # Errors
     ///
@@ -121,8 +121,8 @@ impl MemberLog {
 
     /// Checks the log against the state and starts the threads.
     ///
-    /// `applied` is what the **durable** state has applied; `conf_state` is who voted at that index, as the
-    /// state has it, or `None` while nothing is applied.
+    /// `applied` is what the **durable** state has applied; `conf_state` is who voted at that
+    /// index, as the state has it, or `None` while nothing is applied.
     ///
     /// # Errors
     ///
@@ -165,7 +165,8 @@ impl MemberLog {
             conf_state,
         };
         let member = Member::new(config, &recovered, log.clone())?;
-        Ok(spawn(member, log, heartbeat, applied.0, sink)?)
+        let shared = threads::spawn(member, log, heartbeat, applied.0, sink)?;
+        Ok(MemberHandle { shared })
     }
 }
 
@@ -173,15 +174,6 @@ impl MemberLog {
 #[derive(Clone)]
 pub struct MemberHandle {
     shared: Arc<Shared>,
-}
-
-struct Shared {
-    mailbox: Mailbox,
-    log_queue: LogQueue,
-    status: SharedStatus,
-    /// Whether the raft thread wants to be woken when something is applied.
-    wants_applied: AtomicBool,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl MemberHandle {
@@ -206,7 +198,8 @@ impl MemberHandle {
             .request(Request::ProposeConfChange(change.encode()))
     }
 
-    /// Asks what a linearizable read must see; [`CommittedSink::read_state`] answers, unless leaders change.
+    /// Asks what a linearizable read must see; [`CommittedSink::read_state`] answers, unless
+    /// leaders change.
     ///
     /// A context is used once: a retry needs a new one.
     ///
@@ -217,8 +210,9 @@ impl MemberHandle {
         self.shared.mailbox.request(Request::ReadIndex(context))
     }
 
-    /// The index that a linearizable read must see, at once, while this member leads and is the only voter; then
-    /// nobody else can commit, and there is nobody to ask. `None` otherwise: ask by [`Self::read_index`].
+    /// The index that a linearizable read must see, at once, while this member leads and is the
+    /// only voter; then nobody else can commit, and there is nobody to ask. `None` otherwise: ask
+    /// by [`Self::read_index`].
     pub fn sole_voter_read_index(&self) -> Option<Index> {
         self.shared.status.sole_voter_read_index()
     }
@@ -249,7 +243,8 @@ impl MemberHandle {
         self.shared.status.load()
     }
 
-    /// Entries up to this one are applied. Called by the apply thread, and costs it next to nothing.
+    /// Entries up to this one are applied. Called by the apply thread, and costs it next to
+    /// nothing.
     pub fn applied(&self, index: Index) {
         self.shared.status.set_applied(index);
         if self.shared.wants_applied.swap(false, Ordering::SeqCst) {
@@ -257,8 +252,9 @@ impl MemberHandle {
         }
     }
 
-    /// Tells raft that a committed configuration change takes effect, before the entry counts as applied; `None` for
-    /// one that the rules of membership refused. Waits for the raft thread; returns who votes from then on.
+    /// Tells raft that a committed configuration change takes effect, before the entry counts as
+    /// applied; `None` for one that the rules of membership refused. Waits for the raft thread;
+    /// returns who votes from then on.
     ///
     /// # Errors
     ///
@@ -275,7 +271,8 @@ impl MemberHandle {
             .map_err(|_| ProposeRefused::Stopped.to_string())?
     }
 
-    /// The state is durable up to `durable`: lets entries before it go, but for those kept for catching up.
+    /// The state is durable up to `durable`: lets entries before it go, but for those kept for
+    /// catching up.
     pub fn compact_log(&self, durable: Index) {
         self.shared.mailbox.compact(durable);
     }
@@ -291,268 +288,6 @@ impl MemberHandle {
         }
     }
 }
-
-fn spawn(
-    member: Member,
-    log: Arc<EngineLog>,
-    heartbeat: Duration,
-    applied: Index,
-    sink: Arc<dyn CommittedSink>,
-) -> std::io::Result<MemberHandle> {
-    let shared = Arc::new(Shared {
-        mailbox: Mailbox::default(),
-        log_queue: LogQueue::default(),
-        status: SharedStatus::default(),
-        wants_applied: AtomicBool::new(false),
-        threads: Mutex::default(),
-    });
-    shared.status.set_applied(applied);
-    shared.status.publish(&member.status(), None);
-    let (purge, purges) = bounded(1);
-    let log_thread = LogThread {
-        log: log.clone(),
-        shared: shared.clone(),
-        sink: sink.clone(),
-        purge: purge.clone(),
-    };
-    let raft_thread = RaftThread {
-        last_status: member.status(),
-        applied,
-        member,
-        log: log.clone(),
-        shared: shared.clone(),
-        sink,
-        purge,
-        heartbeat,
-        queued_until: 0,
-        persisted: 0,
-    };
-    let threads = [
-        thread::Builder::new()
-            .name("raft".into())
-            .spawn(|| raft_thread.run())?,
-        thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(|| log_thread.run())?,
-        thread::Builder::new()
-            .name("raft-purge".into())
-            .spawn(|| purge_files(log, purges))?,
-    ];
-    shared.threads.lock().extend(threads);
-    Ok(MemberHandle { shared })
-}
-
-struct RaftThread {
-    member: Member,
-    log: Arc<EngineLog>,
-    shared: Arc<Shared>,
-    sink: Arc<dyn CommittedSink>,
-    purge: Sender<()>,
-    heartbeat: Duration,
-    applied: Index,
-    last_status: MemberStatus,
-    /// Number of the last write that went to the log thread.
-    queued_until: u64,
-    /// Number of the last write that the log thread has made durable.
-    persisted: u64,
-}
-
-impl RaftThread {
-    fn run(mut self) {
-        let _guard = FatalOnPanic("raft");
-        let mut next_tick = Instant::now() + self.heartbeat;
-        self.round(Mail::default(), false);
-        loop {
-            let wait_until = if self.wait_for_apply() {
-                Instant::now()
-            } else {
-                next_tick
-            };
-            let mail = self.shared.mailbox.take(wait_until, self.takes_proposals());
-            if mail.stop {
-                break;
-            }
-            let now = Instant::now();
-            let tick = now >= next_tick;
-            if tick {
-                // After a pause of the whole process one tick is as good as many, and elects nobody in a hurry.
-                next_tick = (next_tick + self.heartbeat).max(now);
-            }
-            self.round(mail, tick);
-        }
-        self.stop();
-    }
-
-    /// Takes what has come, and does all that follows from it.
-    fn round(&mut self, mail: Mail, tick: bool) {
-        let mut actions = Actions::default();
-        if let Some(number) = mail.persisted {
-            self.persisted = number;
-            self.member.on_event(Event::Persisted(number), &mut actions);
-        }
-        let applied = self.shared.status.applied();
-        if applied > self.applied {
-            self.applied = applied;
-            self.member.on_event(Event::Applied(applied), &mut actions);
-        }
-        for request in mail.requests {
-            self.on_request(request, &mut actions);
-        }
-        if let Some(index) = mail.compact {
-            self.member.on_event(Event::CompactLog(index), &mut actions);
-        }
-        self.member
-            .on_event(Event::Propose(mail.proposals), &mut actions);
-        if tick {
-            self.member.on_event(Event::Tick, &mut actions);
-        }
-        self.member.actions(&mut actions);
-        self.act(actions);
-    }
-
-    fn on_request(&mut self, request: Request, actions: &mut Actions) {
-        let event = match request {
-            Request::Message(message) => Event::Message(message),
-            Request::ProposeConfChange(data) => Event::ProposeConfChange(data),
-            Request::ReadIndex(context) => Event::ReadIndex(context),
-            Request::TransferLeader(to) => Event::TransferLeader(to),
-            Request::ApplyConfChange(change, answer) => {
-                let state = self.member.apply_conf_change(change.as_ref());
-                // The apply thread waits for it, unless it is gone.
-                let _gone = answer.send(state.map_err(|error| error.to_string()));
-                return;
-            }
-        };
-        self.member.on_event(event, actions);
-    }
-
-    fn act(&mut self, mut actions: Actions) {
-        loop {
-            self.publish();
-            send(&*self.sink, std::mem::take(&mut actions.messages));
-            for (context, index) in actions.read_states.drain(..) {
-                self.sink.read_state(context, index);
-            }
-            if !actions.dropped.is_empty() {
-                self.sink.dropped(&std::mem::take(&mut actions.dropped));
-            }
-            for work in actions.committed.drain(..) {
-                self.sink.committed(work);
-            }
-            let writes = std::mem::take(&mut actions.writes);
-            let Some(last) = writes.last().map(|last| last.number) else {
-                return;
-            };
-            let log_thread_rests = self.persisted >= self.queued_until;
-            if !(self.member.is_sole_voter() && log_thread_rests) {
-                self.queued_until = self.queued_until.max(last);
-                self.shared.log_queue.push(writes);
-                return;
-            }
-            write_all(&*self.log, writes, &*self.sink, &self.purge);
-            self.member.on_event(Event::Persisted(last), &mut actions);
-            self.member.actions(&mut actions);
-        }
-    }
-
-    fn publish(&mut self) {
-        let status = self.member.status();
-        self.shared
-            .status
-            .publish(&status, self.member.sole_voter_read_index());
-        let last = &self.last_status;
-        let same = (status.leader, status.term, status.role) == (last.leader, last.term, last.role);
-        self.last_status = status;
-        if !same {
-            self.sink.leader_changed(&status);
-        }
-    }
-
-    /// Proposals wait here while there is no leader to take them, and while the disk is far behind.
-    fn takes_proposals(&self) -> bool {
-        self.last_status.leader.is_some()
-            && self.queued_until - self.persisted.min(self.queued_until) < WRITES_IN_FLIGHT_MAX
-    }
-
-    /// Asks to be woken by the apply thread, if that is what is missing; tells whether it has come already.
-    fn wait_for_apply(&self) -> bool {
-        if !self.member.waits_for_apply() {
-            return false;
-        }
-        self.shared.wants_applied.store(true, Ordering::SeqCst);
-        self.shared.status.applied() > self.applied
-    }
-
-    /// Ends with a log that knows what was committed, so that the next start has nothing to find out.
-    fn stop(mut self) {
-        self.shared.log_queue.stop();
-        if let Some(write) = self.member.last_write() {
-            write_all(&*self.log, vec![write], &*self.sink, &self.purge);
-        }
-    }
-}
-
-struct LogThread {
-    log: Arc<EngineLog>,
-    shared: Arc<Shared>,
-    sink: Arc<dyn CommittedSink>,
-    purge: Sender<()>,
-}
-
-impl LogThread {
-    fn run(self) {
-        let _guard = FatalOnPanic("raft log");
-        while let Some(writes) = self.shared.log_queue.take() {
-            let last = writes.last().map_or(0, |last| last.number);
-            write_all(&*self.log, writes, &*self.sink, &self.purge);
-            self.shared.mailbox.persisted(last);
-        }
-    }
-}
-
-/// Writes all in one batch with one fsync, then sends what had to wait for it.
-fn write_all(
-    log: &dyn Log,
-    writes: Vec<NumberedWrite>,
-    sink: &dyn CommittedSink,
-    purge: &Sender<()>,
-) {
-    let mut merged = LogWrite::default();
-    let mut messages = Vec::new();
-    for write in writes {
-        merged.absorb(write.write);
-        messages.extend(write.messages);
-    }
-    if let Err(error) = log.write(&merged) {
-        fatal(&format!("cannot write the raft log: {error}"));
-    }
-    send(sink, messages);
-    if merged.base.is_some() {
-        match purge.try_send(()) {
-            // One that waits will see this compaction too.
-            Ok(()) | Err(TrySendError::Full(())) | Err(TrySendError::Disconnected(())) => {}
-        }
-    }
-}
-
-fn send(sink: &dyn CommittedSink, messages: Vec<Message>) {
-    if !messages.is_empty() {
-        sink.send(messages.into_iter().map(wire::to_peer).collect());
-    }
-}
-
-fn purge_files(log: Arc<EngineLog>, purges: Receiver<()>) {
-    let _guard = FatalOnPanic("raft purge");
-    while purges.recv().is_ok() {
-        if let Err(error) = log.purge() {
-            fatal(&format!("cannot rewrite the raft log: {error}"));
-        }
-    }
-}
-
-/// Writes under way above which no proposals are taken. Far more than a disk needs to be busy, since the log
-/// thread takes all that wait at once.
-const WRITES_IN_FLIGHT_MAX: u64 = 64;
 
 impl ApplyWork {
     /// So many works are given out at most before one of them has to be applied.

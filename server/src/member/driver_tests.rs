@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::mpsc;
 
+use parking_lot::Mutex;
+
 use super::*;
 
 /// Collects the member's output, and applies at once.

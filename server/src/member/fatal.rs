@@ -4,9 +4,10 @@ use std::thread;
 
 /// Ends the process at once, with `reason` in the log and on the error stream.
 ///
-/// After a failed write or fsync of the log nobody knows what is on disk: the system may have marked the pages
-/// clean, so that a second fsync would succeed without having written them. No acknowledgement may follow. The
-/// process does not unwind and runs no exit handlers, which might write.
+/// After a failed write or fsync of the log nobody knows what is on disk: the system may have
+/// marked the pages clean, so that a second fsync would succeed without having written them. No
+/// acknowledgement may follow. The process does not unwind and runs no exit handlers, which might
+/// write.
 pub fn fatal(reason: &str) -> ! {
     tracing::error!(reason, "the member stops");
     eprintln!("trilith: the member stops: {reason}");

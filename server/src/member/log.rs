@@ -1,8 +1,8 @@
 //! The durable log: entries, hard state, base and boot epoch in raft-engine.
 //!
-//! One write is one batch and at most one fsync. Within the engine's only group lie the entries, and the keys
-//! `hard_state` (encoded `raftpb.HardState`), `base` (index and term of the last entry that was compacted away, two
-//! big-endian u64) and `boot_epoch` (big-endian u64).
+//! One write is one batch and at most one fsync. Within the engine's only group lie the entries,
+//! and the keys `hard_state` (encoded `raftpb.HardState`), `base` (index and term of the last entry
+//! that was compacted away, two big-endian u64) and `boot_epoch` (big-endian u64).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ pub(crate) struct Recovered {
 
 /// Reads entries that were written. Used by the raft thread while the log thread writes.
 pub(crate) trait LogReader: Send + Sync {
-    /// Entries from `low` to before `high`, which are all there; at least one, and no more than `max_bytes`
-    /// beyond that one.
+    /// Entries from `low` to before `high`, which are all there; at least one, and no more than
+    /// `max_bytes` beyond that one.
     fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError>;
 }
 
@@ -98,8 +98,8 @@ pub(crate) struct EngineLog {
 impl EngineLog {
     /// Opens or creates the log in `directory`, whose parent exists.
     ///
-    /// A tail that was torn by a crash is cut off, in memory only until the first write. `fsync` is false only under
-    /// `--unsafe-no-fsync`.
+    /// A tail that was torn by a crash is cut off, in memory only until the first write. `fsync` is
+    /// false only under `--unsafe-no-fsync`.
     ///
     /// # Errors
     ///
@@ -113,7 +113,8 @@ impl EngineLog {
             // Compressing costs more time per put than the bytes it saves.
             batch_compression_threshold: ReadableSize(0),
             enable_log_recycle: true,
-            // The engine would fill files while it opens; ours are filled as they grow, then recycled.
+            // The engine would fill files while it opens; ours are filled as they grow, then
+            // recycled.
             prefill_for_recycle: false,
             ..Config::default()
         };
@@ -123,8 +124,8 @@ impl EngineLog {
         Ok((log, recovered))
     }
 
-    /// Counts this start, durably, and with it all that was found in the log: after a kill its tail may have been
-    /// only in memory of the system, and raft takes it for durable.
+    /// Counts this start, durably, and with it all that was found in the log: after a kill its tail
+    /// may have been only in memory of the system, and raft takes it for durable.
     ///
     /// # Errors
     ///
@@ -264,8 +265,8 @@ const BOOT_EPOCH: &[u8] = b"boot_epoch";
 /// Size at which a file is full. Small enough that the first ones are soon there to be recycled.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Size of all files above which those without live entries are given back; half as much again is kept for
-/// recycling.
+/// Size of all files above which those without live entries are given back; half as much again is
+/// kept for recycling.
 const PURGE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What went wrong with the log on disk.

@@ -2,12 +2,13 @@
 //!
 //! raft-engine writes through this file system of ours, for three reasons:
 //!
-//! - It asks for space 2 MiB ahead, and by default gets it from `fallocate`. fdatasync of such space still pays for
-//!   the file system's journal at every write. Zeros written ahead make later writes overwrite blocks that are
-//!   there, and fdatasync then costs one write to the device. Recycled files are full from the start.
+//! - It asks for space 2 MiB ahead, and by default gets it from `fallocate`. fdatasync of such
+//!   space still pays for the file system's journal at every write. Zeros written ahead make later
+//!   writes overwrite blocks that are there, and fdatasync then costs one write to the device.
+//!   Recycled files are full from the start.
 //! - A failed fsync must end the process with a text that says which file it was.
-//! - Opening a log cuts a torn tail off. The cut is put off until the first write, so that a log that is then
-//!   refused for missing entries lies there as it was found.
+//! - Opening a log cuts a torn tail off. The cut is put off until the first write, so that a log
+//!   that is then refused for missing entries lies there as it was found.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -1,7 +1,7 @@
 //! What waits for the raft thread, and what waits for the log thread.
 //!
-//! Whoever takes, takes all at once. A thread is woken only for what it would act upon: a proposal that would have
-//! to wait for the disk anyway wakes nobody.
+//! Whoever takes, takes all at once. A thread is woken only for what it would act upon: a proposal
+//! that would have to wait for the disk anyway wakes nobody.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -138,8 +138,8 @@ impl Mailbox {
         self.wake(inbox);
     }
 
-    /// Waits until there is something or it is `deadline`, and takes it all; proposals only if wanted, and of them
-    /// only as much as makes one write of bearable size.
+    /// Waits until there is something or it is `deadline`, and takes it all; proposals only if
+    /// wanted, and of them only as much as makes one write of bearable size.
     pub(crate) fn take(&self, deadline: Instant, proposals: bool) -> Mail {
         let mut inbox = self.inbox.lock();
         while !inbox.has_something(proposals) {
@@ -204,7 +204,8 @@ impl Inbox {
     }
 }
 
-/// The log thread's queue. The raft thread bounds it: it takes no proposals while too many writes are under way.
+/// The log thread's queue. The raft thread bounds it: it takes no proposals while too many writes
+/// are under way.
 #[derive(Default)]
 pub(crate) struct LogQueue {
     writes: Mutex<Waiting>,
@@ -254,17 +255,19 @@ impl LogQueue {
     }
 }
 
-/// Proposals that wait for the raft thread; more than etcd lets be unapplied, so that this is hit only when the
-/// disk stands still.
+/// Proposals that wait for the raft thread; more than etcd lets be unapplied, so that this is hit
+/// only when the disk stands still.
 const PROPOSALS_MAX: usize = 16 * 1024;
 
 /// Their bytes: 40 requests of the greatest default size, and little beside a server's memory.
 const PROPOSAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Other requests that wait for the raft thread, peers' messages first of all: some hundred from each of a handful.
+/// Other requests that wait for the raft thread, peers' messages first of all: some hundred from
+/// each of a handful.
 const REQUESTS_MAX: usize = 4096;
 
-/// Bytes of proposals that one round takes at most, so that one write does not keep the next waiting for long.
+/// Bytes of proposals that one round takes at most, so that one write does not keep the next
+/// waiting for long.
 const WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]

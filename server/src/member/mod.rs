@@ -1,8 +1,8 @@
 //! The member core: raft as a machine that takes events and gives actions.
 //!
-//! [`Member`] does no I/O and reads no clock, no global and no random source but its seed; it does not know what an
-//! entry means. The [`driver`] gives it threads, a disk and time; the simulation gives it a fake of each. raft-rs,
-//! raft-engine and rust-protobuf are named in this module only.
+//! [`Member`] does no I/O and reads no clock, no global and no random source but its seed; it does
+//! not know what an entry means. The [`driver`] gives it threads, a disk and time; the simulation
+//! gives it a fake of each. raft-rs, raft-engine and rust-protobuf are named in this module only.
 
 mod boot;
 mod cache;
@@ -17,6 +17,7 @@ mod mailbox;
 mod read_index;
 mod ready;
 mod status;
+mod threads;
 mod wire;
 
 use std::collections::VecDeque;
@@ -146,8 +147,8 @@ impl Member {
             max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
             check_quorum: true,
             pre_vote: config.pre_vote,
-            // raft-rs draws from thread_rng. Out of a range so wide its draw is never one of ours, so that
-            // each draw is noticed and replaced by one from our seed.
+            // raft-rs draws from thread_rng. Out of a range so wide its draw is never one of ours,
+            // so that each draw is noticed and replaced by one from our seed.
             max_election_tick: usize::MAX / 2,
             max_committed_size_per_ready: ready::APPLY_WORK_BYTES,
             ..raft::Config::default()
@@ -174,8 +175,8 @@ impl Member {
         Ok(member)
     }
 
-    /// Takes an event. What is to be done about it comes with the next [`Self::actions`], so that several events
-    /// can share one write.
+    /// Takes an event. What is to be done about it comes with the next [`Self::actions`], so that
+    /// several events can share one write.
     pub(crate) fn on_event(&mut self, event: Event, actions: &mut Actions) {
         match event {
             Event::Tick => self.on_tick(),
@@ -191,8 +192,8 @@ impl Member {
         self.draw_election_timeout();
     }
 
-    /// Tells raft that a committed configuration change was applied; `None` for one that the rules of membership
-    /// refused. Returns who votes from then on.
+    /// Tells raft that a committed configuration change was applied; `None` for one that the rules
+    /// of membership refused. Returns who votes from then on.
     ///
     /// # Errors
     ///
@@ -230,8 +231,8 @@ impl Member {
         }
     }
 
-    /// The index that a linearizable read must see, if this member alone decides: it leads, it is the only voter,
-    /// and has committed in its term.
+    /// The index that a linearizable read must see, if this member alone decides: it leads, it is
+    /// the only voter, and has committed in its term.
     pub(crate) fn sole_voter_read_index(&self) -> Option<Index> {
         let raft = &self.node.raft;
         let decides = raft.state == StateRole::Leader
@@ -240,7 +241,8 @@ impl Member {
         decides.then(|| Index::new(raft.raft_log.committed))
     }
 
-    /// Whether this member leads and is the only voter, so that a write of its own is all it takes to commit.
+    /// Whether this member leads and is the only voter, so that a write of its own is all it takes
+    /// to commit.
     pub(crate) fn is_sole_voter(&self) -> bool {
         self.node.raft.state == StateRole::Leader && self.node.raft.prs().is_singleton()
     }
@@ -341,5 +343,6 @@ const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 /// As etcd has it: so many append messages may be on their way to one follower.
 const MESSAGES_IN_FLIGHT_MAX: usize = 512;
 
-/// Reads held until there is a leader. Each reader that waits has one at a time; more are older retries of it.
+/// Reads held until there is a leader. Each reader that waits has one at a time; more are older
+/// retries of it.
 const HELD_READS_MAX: usize = 64;

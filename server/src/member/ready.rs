@@ -13,8 +13,8 @@ pub(super) struct Writes {
     term_write: Option<u64>,
     /// Term and vote of the last hard state that was written or is being written.
     term_and_vote: (u64, u64),
-    /// A hard state that differs from the stored one only in what is committed. It need not be durable, since a
-    /// start finds out again what is committed; it goes along with the next write.
+    /// A hard state that differs from the stored one only in what is committed. It need not be
+    /// durable, since a start finds out again what is committed; it goes along with the next write.
     hard_state: Option<HardState>,
     /// What was compacted since the last write.
     base: Option<Base>,
@@ -24,7 +24,8 @@ pub(super) struct Writes {
 pub(super) struct Applying {
     /// The last entry that was handed out.
     handed_out: u64,
-    /// The last entry that raft-rs has given as committed; those after `handed_out` are read again when there is room.
+    /// The last entry that raft-rs has given as committed; those after `handed_out` are read again
+    /// when there is room.
     committed: u64,
     /// What was handed out and is not applied: last index and bytes of each work.
     works: VecDeque<(u64, usize)>,
@@ -187,9 +188,9 @@ impl Member {
             .is_some_and(|hard_state| self.writes.note(hard_state));
         write.messages = ready.take_persisted_messages();
 
-        // 2. A leader may send before its own write is durable, but not in a term that is not: after a crash it
-        //    would lead that term a second time, with other entries. (raft-rs sees to that where it takes
-        //    votes of others to win; a lone voter with learners needs none.)
+        // 2. A leader may send before its own write is durable, but not in a term that is not:
+        //    after a crash it would lead that term a second time, with other entries. (raft-rs sees
+        //    to that where it takes votes of others to win; a lone voter with learners needs none.)
         let term_is_durable = self.writes.term_write.is_none() && !new_term;
         let messages = ready.take_messages();
         if term_is_durable {
@@ -303,8 +304,8 @@ impl Member {
         self.campaign || self.applying.handed_out < self.applying.committed
     }
 
-    /// A lone voter need not wait for an election timeout. raft-rs refuses to campaign while configuration changes
-    /// are not applied.
+    /// A lone voter need not wait for an election timeout. raft-rs refuses to campaign while
+    /// configuration changes are not applied.
     fn campaign_when_all_is_applied(&mut self) {
         let log = &self.node.raft.raft_log;
         if !self.campaign || log.applied < log.committed || !self.writes.none() {
@@ -334,7 +335,8 @@ impl Member {
         })
     }
 
-    /// Frees entries that nobody will read: durable, handed out, and for other voters beyond a bounded rest.
+    /// Frees entries that nobody will read: durable, handed out, and for other voters beyond a
+    /// bounded rest.
     fn evict(&mut self) {
         let raft = &self.node.raft;
         let index = raft.raft_log.persisted.min(self.applying.handed_out);
@@ -347,7 +349,8 @@ impl Member {
 /// Bytes of entries in one work: what apply takes in one go.
 pub(super) const APPLY_WORK_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Works that are handed out and not applied. A channel with this many places never blocks the raft thread.
+/// Works that are handed out and not applied. A channel with this many places never blocks the raft
+/// thread.
 pub(crate) const APPLY_WORKS_MAX: usize = 256;
 
 /// Bytes that are handed out and not applied, above which entries wait on disk.

@@ -1,7 +1,8 @@
 //! Messages between members: etcd's on the wire, raft-rs's within this module.
 //!
-//! Bytes from peers are decoded with prost and checked here. rust-protobuf, which raft-rs brings along, never sees
-//! what a peer has encoded: a configuration change that a peer forwards is decoded and encoded anew.
+//! Bytes from peers are decoded with prost and checked here. rust-protobuf, which raft-rs brings
+//! along, never sees what a peer has encoded: a configuration change that a peer forwards is
+//! decoded and encoded anew.
 
 use raft::eraftpb;
 use trilith_proto::raftpb;
