@@ -123,8 +123,8 @@ func (m *Member) Launch() error {
 	command := append(append(append([]string{}, m.wrapper...), m.Program.Path), m.args...)
 	m.cmd = exec.Command(command[0], command[1:]...)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
-	// Nothing is left behind when the test process dies.
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// Nothing is left behind when the test process dies; a wrapper and its child are one group.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := m.cmd.Start(); err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (m *Member) Pid() int { return m.cmd.Process.Pid }
 
 // Kill ends the process with SIGKILL and waits until it is gone.
 func (m *Member) Kill() {
-	_ = m.cmd.Process.Kill()
+	_ = syscall.Kill(-m.Pid(), syscall.SIGKILL)
 	<-m.exited
 }
 
