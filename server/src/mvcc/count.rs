@@ -250,6 +250,29 @@ impl Buckets {
     }
 }
 
+/// Cuts keys that come in order into buckets.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    /// First key of the bucket that is being filled.
+    start: Vec<u8>,
+    count: u32,
+}
+
+impl Pieces {
+    pub(super) fn add(&mut self, key: &[u8], batch: &mut Batch) {
+        if self.count == PIECE_KEYS {
+            batch.put(Family::Count, &self.start, self.count.to_be_bytes());
+            self.start = key.to_vec();
+            self.count = 0;
+        }
+        self.count += 1;
+    }
+
+    pub(super) fn end(self, batch: &mut Batch) {
+        batch.put(Family::Count, self.start, self.count.to_be_bytes());
+    }
+}
+
 /// The row of the first bucket of an empty state.
 pub(super) fn write_first(batch: &mut Batch) {
     batch.put(Family::Count, [], 0_u32.to_be_bytes());

@@ -34,6 +34,8 @@ mod round;
 mod store;
 mod write_txn;
 
+mod load;
+
 mod count;
 mod hash;
 mod history;
@@ -47,6 +49,7 @@ pub use error::MvccError;
 pub use event::{Event, EventKind, RevisionEvents};
 pub use hash::KvHash;
 pub use interval::{End, Interval};
+pub use load::{LoadedRevisions, Loader};
 pub use range::{RangeQuery, RangeResult, SortOrder, SortTarget};
 pub use read_txn::ReadTxn;
 pub use record::{Address, Fields, KeyValue, Kind, Row};

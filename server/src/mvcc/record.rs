@@ -218,6 +218,24 @@ impl Written {
         }
     }
 
+    /// As `new`, around a `KeyValue` that is encoded already.
+    pub(super) fn around(
+        sub: i64,
+        kind: Kind,
+        superseded: Option<Address>,
+        encoded: &[u8],
+    ) -> Self {
+        let mut buffer = BytesMut::with_capacity(encoded.len() + 1 + 3 * VARINT_BYTES_MAX);
+        put_header(&mut buffer, sub, kind, superseded);
+        let kv_at = buffer.len();
+        buffer.put_slice(encoded);
+        Self {
+            buffer: buffer.freeze(),
+            row_at: varint_bytes(sub),
+            kv_at,
+        }
+    }
+
     /// The value for `current`.
     pub(super) fn current(&self) -> &[u8] {
         &self.buffer

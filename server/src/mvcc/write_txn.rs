@@ -344,4 +344,4 @@ fn event(change: Change, main: i64) -> Event {
 }
 
 /// Value in `old` of a change that deleted the key.
-const TOMBSTONE_MARK: [u8; 1] = [1];
+pub(super) const TOMBSTONE_MARK: [u8; 1] = [1];

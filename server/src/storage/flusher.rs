@@ -20,7 +20,11 @@ pub struct Flusher {
 
 impl Default for Flusher {
     fn default() -> Self {
-        Self { replay_max: REPLAY_MAX, age_max: AGE_MAX, unflushed_since: None }
+        Self {
+            replay_max: REPLAY_MAX,
+            age_max: AGE_MAX,
+            unflushed_since: None,
+        }
     }
 }
 
@@ -76,7 +80,10 @@ mod tests {
     use super::*;
 
     fn due(flusher: &mut Flusher, now: Instant, entries: u64, megabytes: u64) -> bool {
-        let unflushed = Unflushed { rows: entries, bytes: megabytes << 20 };
+        let unflushed = Unflushed {
+            rows: entries,
+            bytes: megabytes << 20,
+        };
         flusher.is_due(now, Index::new(100 + entries), Index::new(100), unflushed)
     }
 

@@ -120,3 +120,27 @@ fn a_view_outlives_the_handles_of_its_store() {
     assert_eq!(found.count, 1);
     drop(dir);
 }
+
+#[test]
+fn a_failed_flush_closes_the_state_for_writing_with_its_first_reason() {
+    let mut store = TestStore::new();
+    store.put("a", "1");
+    std::fs::remove_dir_all(store.dir.path().join("state")).expect("remove");
+    let backend = store.store.backend();
+    let first = backend.flush().expect_err("the directory is gone");
+    let StorageError::Latched(reason) = first else {
+        panic!("{first}")
+    };
+    for error in [
+        backend.write(backend.batch()).expect_err("closed"),
+        backend.flush().expect_err("closed"),
+        backend.check().expect_err("closed"),
+    ] {
+        assert!(
+            matches!(&error, StorageError::Latched(again) if *again == reason),
+            "{error}"
+        );
+    }
+    let found = store.range(&RangeQuery::new(interval("a", "")));
+    assert_eq!(found.count, 1, "reads go on");
+}

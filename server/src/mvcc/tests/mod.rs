@@ -2,6 +2,7 @@
 
 mod claims;
 mod hashes;
+mod loading;
 mod model;
 mod random;
 mod rows;

@@ -63,7 +63,7 @@ fn check_buckets(buckets: &[(Vec<u8>, Vec<u8>)], living: &BTreeMap<Vec<u8>, Mode
     }
 }
 
-fn rows(read: &ReadTxn, family: Family) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(super) fn rows(read: &ReadTxn, family: Family) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut scan = read.view().scan(family, &[], None);
     let mut rows = Vec::new();
     while let Some((key, value)) = scan.next().expect("scan") {
