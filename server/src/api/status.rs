@@ -12,5 +12,7 @@ pub(super) fn status(error: RequestError) -> Status {
 
 /// The status of a method that is part of etcd's surface and not served yet.
 pub(super) fn not_yet(what: &str, instead: &str) -> Status {
-    Status::unimplemented(format!("trilith: {what} is not supported by this version; {instead}"))
+    Status::unimplemented(format!(
+        "trilith: {what} is not supported by this version; {instead}"
+    ))
 }

@@ -42,6 +42,8 @@ mod history;
 mod overlay;
 mod source;
 
+pub mod watch;
+
 #[cfg(test)]
 mod tests;
 

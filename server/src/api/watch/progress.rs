@@ -34,7 +34,12 @@ impl ProgressMarks {
 
     /// Ends the interval: gives the watchers that were quiet, and begins the next.
     pub(super) fn tick(&mut self) -> Vec<WatchId> {
-        let quiet = self.quiet.iter().filter(|(_, quiet)| **quiet).map(|(id, _)| *id).collect();
+        let quiet = self
+            .quiet
+            .iter()
+            .filter(|(_, quiet)| **quiet)
+            .map(|(id, _)| *id)
+            .collect();
         self.quiet.values_mut().for_each(|quiet| *quiet = true);
         quiet
     }

@@ -38,20 +38,35 @@ impl Outgoing {
             ..WatchResponse::default()
         };
         match delivery {
-            Delivery::Created { id, revision, .. } => {
-                Self::control(id, WatchResponse { created: true, ..at(revision) })
-            }
+            Delivery::Created { id, revision, .. } => Self::control(
+                id,
+                WatchResponse {
+                    created: true,
+                    ..at(revision)
+                },
+            ),
             Delivery::Refused { reason, revision } => {
                 let cancel_reason = refused_text(reason).to_owned();
-                let response =
-                    WatchResponse { created: true, canceled: true, cancel_reason, ..at(revision) };
+                let response = WatchResponse {
+                    created: true,
+                    canceled: true,
+                    cancel_reason,
+                    ..at(revision)
+                };
                 Self::control(NO_WATCHER, response)
             }
-            Delivery::Canceled { id, revision } => {
-                Self::control(id, WatchResponse { canceled: true, ..at(revision) })
-            }
+            Delivery::Canceled { id, revision } => Self::control(
+                id,
+                WatchResponse {
+                    canceled: true,
+                    ..at(revision)
+                },
+            ),
             // etcd leaves the revision of this one header 0.
-            Delivery::Compacted { watchers, compact_revision } => Self::plain(
+            Delivery::Compacted {
+                watchers,
+                compact_revision,
+            } => Self::plain(
                 watchers,
                 WatchResponse {
                     canceled: true,
@@ -61,7 +76,12 @@ impl Outgoing {
             ),
             Delivery::Progress { watchers, revision } => Self::plain(watchers, at(revision)),
             Delivery::StreamProgress { revision } => Self::control(NO_WATCHER, at(revision)),
-            Delivery::Events { watchers, options, revision, events } => Self {
+            Delivery::Events {
+                watchers,
+                options,
+                revision,
+                events,
+            } => Self {
                 events,
                 fragment_bytes: options.fragment.then_some(bytes_max),
                 ..Self::plain(watchers, at(revision))
@@ -112,7 +132,11 @@ fn fragment(response: WatchResponse, bytes_max: usize) -> VecDeque<WatchResponse
     if response.events.len() < 2 || response.encoded_len() < bytes_max {
         return VecDeque::from([response]);
     }
-    let part = WatchResponse { fragment: true, events: Vec::new(), ..response.clone() };
+    let part = WatchResponse {
+        fragment: true,
+        events: Vec::new(),
+        ..response.clone()
+    };
     let part_bytes = part.encoded_len();
     let mut parts = VecDeque::from([part.clone()]);
     let mut bytes = part_bytes;
@@ -151,7 +175,10 @@ mod tests {
     use crate::mvcc::watch::WatchOptions;
 
     fn header(revision: i64) -> ResponseHeader {
-        ResponseHeader { revision, ..ResponseHeader::default() }
+        ResponseHeader {
+            revision,
+            ..ResponseHeader::default()
+        }
     }
 
     fn responses(delivery: Delivery, bytes_max: usize) -> Vec<WatchResponse> {
@@ -161,10 +188,16 @@ mod tests {
 
     fn events(ids: &[i64], sizes: &[usize], fragment: bool) -> Delivery {
         let ids = ids.iter().map(|id| WatchId::new(*id)).collect();
-        let events = sizes.iter().map(|size| Bytes::from(vec![b'e'; *size])).collect();
+        let events = sizes
+            .iter()
+            .map(|size| Bytes::from(vec![b'e'; *size]))
+            .collect();
         Delivery::Events {
             watchers: Recipients::Many(Arc::new(ids)),
-            options: WatchOptions { fragment, ..WatchOptions::default() },
+            options: WatchOptions {
+                fragment,
+                ..WatchOptions::default()
+            },
             revision: Revision::new(9),
             events: Arc::new(events),
         }
@@ -176,14 +209,20 @@ mod tests {
         let ids: Vec<i64> = responses.iter().map(|response| response.watch_id).collect();
         assert_eq!(ids, [3, 5]);
         assert!(responses.iter().all(|response| response.events.len() == 2));
-        assert!(responses.iter().all(|response| response.header == Some(header(9))));
+        assert!(
+            responses
+                .iter()
+                .all(|response| response.header == Some(header(9)))
+        );
     }
 
     #[test]
     fn a_large_response_is_cut_between_events_and_all_parts_but_the_last_say_so() {
         let parts = responses(events(&[3, 5], &[400, 400, 10, 2000, 10], true), 1000);
-        let cut: Vec<(i64, usize, bool)> =
-            parts.iter().map(|part| (part.watch_id, part.events.len(), part.fragment)).collect();
+        let cut: Vec<(i64, usize, bool)> = parts
+            .iter()
+            .map(|part| (part.watch_id, part.events.len(), part.fragment))
+            .collect();
         let one = |id| [(id, 3, true), (id, 1, true), (id, 1, false)];
         assert_eq!(cut, [one(3), one(5)].concat());
         for part in &parts {
@@ -203,7 +242,10 @@ mod tests {
     #[test]
     fn a_compacted_watcher_has_no_revision_in_its_header_and_no_reason() {
         let watchers = Recipients::One(WatchId::new(2));
-        let compacted = Delivery::Compacted { watchers, compact_revision: Revision::new(7) };
+        let compacted = Delivery::Compacted {
+            watchers,
+            compact_revision: Revision::new(7),
+        };
         let expected = WatchResponse {
             header: Some(header(0)),
             watch_id: 2,
@@ -216,9 +258,13 @@ mod tests {
 
     #[test]
     fn a_refused_watcher_is_created_and_canceled_under_no_id() {
-        let refused =
-            Delivery::Refused { reason: WatchRefused::NegativeStart, revision: Revision::new(4) };
-        let [response] = &responses(refused, 1)[..] else { panic!("one response") };
+        let refused = Delivery::Refused {
+            reason: WatchRefused::NegativeStart,
+            revision: Revision::new(4),
+        };
+        let [response] = &responses(refused, 1)[..] else {
+            panic!("one response")
+        };
         assert!(response.created && response.canceled);
         assert_eq!(response.watch_id, -1);
         let text = "etcdserver: mvcc: required revision has been compacted";

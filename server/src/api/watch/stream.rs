@@ -90,7 +90,9 @@ impl<R: Stream<Item = Result<WatchRequest, Status>> + Unpin> ResponseStream<R> {
 
     /// Reads and carries out one request.
     fn poll_request(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        let Some(requests) = &mut self.requests else { return Poll::Pending };
+        let Some(requests) = &mut self.requests else {
+            return Poll::Pending;
+        };
         match ready!(Pin::new(requests).poll_next(context)) {
             Some(Ok(request)) => self.handle(request),
             Some(Err(error)) => return Poll::Ready(Err(error)),
@@ -118,7 +120,9 @@ impl<R: Stream<Item = Result<WatchRequest, Status>> + Unpin> ResponseStream<R> {
             return Poll::Pending;
         }
         let interval = self.progress_interval;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(interval)));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(interval)));
         ready!(timer.as_mut().poll(context));
         timer.as_mut().reset(Instant::now() + interval);
         self.watches.progress(self.progress.tick().into_iter());
@@ -132,22 +136,25 @@ impl<R: Stream<Item = Result<WatchRequest, Status>> + Unpin> ResponseStream<R> {
                 self.progress.add(*id);
             }
             Delivery::Canceled { id, .. } => self.progress.remove(*id),
-            Delivery::Events { watchers, options, .. } if options.progress_notify => {
+            Delivery::Events {
+                watchers, options, ..
+            } if options.progress_notify => {
                 watchers.iter().for_each(|id| self.progress.got_events(id));
             }
             _ => {}
         }
-        self.outgoing = Some(Outgoing::new(delivery, &self.header, self.response_bytes_max));
+        self.outgoing = Some(Outgoing::new(
+            delivery,
+            &self.header,
+            self.response_bytes_max,
+        ));
     }
 }
 
 impl<R: Stream<Item = Result<WatchRequest, Status>> + Unpin> Stream for ResponseStream<R> {
     type Item = Result<WatchResponse, Status>;
 
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -172,7 +179,11 @@ impl<R: Stream<Item = Result<WatchRequest, Status>> + Unpin> Stream for Response
 /// As etcd reads it: no key is the first possible one, id 0 leaves the choice to the server, unknown
 /// filters count for nothing. Keys are copied: they outlive the buffer that the request came in.
 fn parse(request: &WatchCreateRequest) -> watch::WatchRequest {
-    let key = if request.key.is_empty() { b"\0" } else { &request.key[..] };
+    let key = if request.key.is_empty() {
+        b"\0"
+    } else {
+        &request.key[..]
+    };
     let filters = |filter: FilterType| request.filters.contains(&(filter as i32));
     watch::WatchRequest {
         id: (request.watch_id != 0).then_some(WatchId::new(request.watch_id)),
@@ -194,9 +205,10 @@ fn parse(request: &WatchCreateRequest) -> watch::WatchRequest {
 fn end_status(end: StreamEnd) -> Status {
     status(match end {
         StreamEnd::Stopped => RequestError::Stopped,
-        StreamEnd::HistoryUnreadable => {
-            RequestError::Other(Code::Internal, "trilith: cannot read the history".to_owned())
-        }
+        StreamEnd::HistoryUnreadable => RequestError::Other(
+            Code::Internal,
+            "trilith: cannot read the history".to_owned(),
+        ),
     })
 }
 

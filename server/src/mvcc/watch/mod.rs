@@ -33,9 +33,13 @@ mod ranges;
 mod recent;
 
 #[cfg(test)]
+mod hub_test;
+#[cfg(test)]
 mod model_test;
 #[cfg(test)]
 mod test_rig;
+#[cfg(test)]
+pub(crate) mod test_store;
 #[cfg(test)]
 mod transcript_test;
 
