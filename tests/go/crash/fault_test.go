@@ -148,8 +148,8 @@ func expectRefusal(t *testing.T, member *cluster.Member, mention string) {
 }
 
 // TestDamagedFilesAreRefusedOrHarmless damages every file of a stopped member in turn. The server
-// either refuses to start, naming the file or the directory and writing nothing, or serves all that was
-// acknowledged (damage may hit bytes that are not in use).
+// either refuses to start, naming the file or the directory, or serves all that was acknowledged
+// (damage may hit bytes that are not in use).
 func TestDamagedFilesAreRefusedOrHarmless(t *testing.T) {
 	if cluster.SubjectIsEtcd() {
 		t.Skip("etcd cuts damaged logs silently; this is about Trilith's promise")

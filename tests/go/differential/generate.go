@@ -178,12 +178,20 @@ func (g *generator) pastRevision() int64 {
 	return compacted + g.random.Int63n(current-compacted+1)
 }
 
-// hashRevision draws a revision for HashKV.
+// hashRevision draws a revision for HashKV. A compaction keeps the hash it has computed, for later
+// questions about its revision; whether it has done so yet is a race unless it was waited for.
 func (g *generator) hashRevision() int64 {
-	if g.chance(50) {
+	hashed := g.session.hashed
+	if len(hashed) > 0 && g.chance(30) {
+		// Ten are kept; which one is forgotten first is not looked at.
+		recent := hashed[max(0, len(hashed)-5):]
+		return recent[g.random.Intn(len(recent))]
+	}
+	revision := g.pastRevision()
+	if g.chance(30) || revision == g.session.compacted {
 		return 0
 	}
-	return g.pastRevision()
+	return revision
 }
 
 func (g *generator) leaseID() int64 { return 1000 + g.random.Int63n(leaseIDs) }

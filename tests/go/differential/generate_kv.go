@@ -90,7 +90,7 @@ func (g *generator) compact() *pb.CompactionRequest {
 		// A small step leaves history to read and to watch from.
 		revision = compacted + 1 + g.random.Int63n(max(1, (current-compacted)/3))
 	}
-	return &pb.CompactionRequest{Revision: revision, Physical: g.chance(50)}
+	return &pb.CompactionRequest{Revision: revision, Physical: g.chance(70)}
 }
 
 const (

@@ -112,7 +112,8 @@ func invalidMaintenance() []invalidCall {
 	}
 	add(pb.KV_Compact_FullMethodName,
 		&pb.CompactionRequest{Revision: -1}, &pb.CompactionRequest{},
-		&pb.CompactionRequest{Revision: 1 << 40}, &pb.CompactionRequest{Revision: 1 << 40, Physical: true})
+		&pb.CompactionRequest{Revision: 1 << 40},
+		&pb.CompactionRequest{Revision: 1 << 40, Physical: true})
 	add(pb.Maintenance_HashKV_FullMethodName,
 		&pb.HashKVRequest{Revision: -1}, &pb.HashKVRequest{Revision: 1 << 40})
 	add(pb.Maintenance_Alarm_FullMethodName,

@@ -20,6 +20,10 @@ type session struct {
 	compacted          int64
 	streams            map[int]*watchPair
 	history            *history
+	// Compactions whose hash both servers are known to have kept, and whether the last compaction
+	// was waited for.
+	hashed      []int64
+	allFinished bool
 	// How often each method ended with each code, to see what a run has covered.
 	tally map[string]int
 }
@@ -42,6 +46,7 @@ func newSession(reference, subject *grpc.ClientConn) (*session, error) {
 	return &session{
 		reference: reference, subject: subject,
 		revision: 1, streams: map[int]*watchPair{}, history: past, tally: map[string]int{},
+		allFinished: true,
 	}, nil
 }
 
@@ -112,6 +117,10 @@ func (s *session) learn(request proto.Message, reference outcome) {
 	}
 	if compaction, ok := request.(*pb.CompactionRequest); ok && len(reference.replies) > 0 {
 		s.compacted = compaction.Revision
+		if compaction.Physical && s.allFinished {
+			s.hashed = append(s.hashed, compaction.Revision)
+		}
+		s.allFinished = compaction.Physical
 	}
 }
 

@@ -171,8 +171,9 @@ func (s *session) watchCancel(o operation) error {
 	return nil
 }
 
-// watchProgress asks both servers for progress. Where an answer is due, every sync asks too, so this
-// is about streams that have to stay silent: what they send all the same shows at the next sync.
+// watchProgress asks both servers for progress. Where an answer is due, every sync asks too, so
+// this is about streams that have to stay silent: what they send all the same shows at the next
+// sync.
 func (s *session) watchProgress(o operation) error {
 	pair := s.streams[o.stream]
 	if pair == nil {

@@ -229,7 +229,8 @@ func TestSTMTransfersKeepTheSum(t *testing.T) {
 func TestWatchResumesThroughRestarts(t *testing.T) {
 	ctx, member, client := startWithClient(t)
 	const restarts, putsBetween = 3, 20
-	events := client.Watch(ctx, "key", clientv3.WithPrefix(), clientv3.WithRev(1), clientv3.WithPrevKV())
+	events := client.Watch(ctx, "key",
+		clientv3.WithPrefix(), clientv3.WithRev(1), clientv3.WithPrevKV())
 	var revisions []int64
 	for restart := range restarts + 1 {
 		for i := range putsBetween {

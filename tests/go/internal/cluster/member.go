@@ -232,7 +232,9 @@ func (m *Member) dial() (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveLimit)),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: pollInterval, Multiplier: 1.5, MaxDelay: time.Second / 5},
+			Backoff: backoff.Config{
+				BaseDelay: pollInterval, Multiplier: 1.5, MaxDelay: time.Second / 5,
+			},
 			MinConnectTimeout: time.Second,
 		}))
 }

@@ -116,8 +116,8 @@ func canonicalTxn(request *pb.TxnRequest, reply *pb.TxnResponse) error {
 	return nil
 }
 
-// canonicalRange handles sorting by anything but the key: etcd's sort is not stable, so the order of
-// equal elements is open, and a limit may cut anywhere within the last group of equal ones.
+// canonicalRange handles sorting by anything but the key: etcd's sort is not stable, so the order
+// of equal elements is open, and a limit may cut anywhere within the last group of equal ones.
 func canonicalRange(request *pb.RangeRequest, reply *pb.RangeResponse) error {
 	if request.SortTarget == pb.RangeRequest_KEY {
 		return nil
