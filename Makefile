@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help run build test bench soak fmt setup
+.PHONY: help run build test bench soak fmt setup env go-tools
 
 # Flags for the server of `make run`, for example: make run ARGS="--data-dir /tmp/x"
 ARGS ?=
@@ -46,6 +46,15 @@ soak: build
 	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
 	export TRILITH_SOAK=1
 	exec go -C tests/go test -v -count=1 -p 1 -timeout 12h ./...
+
+# For plain cargo and go commands: eval "$(make -s env)"
+env:
+	@$(env)
+	echo "export PATH=\"$$PATH\" CARGO_TARGET_DIR=\"$$CARGO_TARGET_DIR\""
+	echo "export ROCKSDB_LIB_DIR=\"$$ROCKSDB_LIB_DIR\" ROCKSDB_STATIC=1"
+
+go-tools:
+	@scripts/setup.sh test
 
 fmt:
 	@source scripts/env.sh
