@@ -195,7 +195,7 @@ func usedLength(content []byte) int {
 
 func damageOne(t *testing.T, original, file string, inflict func([]byte) []byte, book *ledger) {
 	folder := filepath.Join(t.TempDir(), "copy")
-	if err := command("cp", "-a", original, folder); err != nil {
+	if err := command("cp", "-a", "--sparse=always", original, folder); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(folder, file)
