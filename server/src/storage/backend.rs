@@ -51,7 +51,9 @@ struct Shared {
     write: WriteOptions,
     /// The reason of the first failed write or flush. Invariant: once set, nothing is written.
     latch: OnceLock<String>,
-    flushes: AtomicU64,
+    /// Rows written since the last flush, and their bytes: the average size of what is unflushed.
+    written_rows: AtomicU64,
+    written_bytes: AtomicU64,
 }
 
 struct Handles<'a>(Vec<&'a ColumnFamily>);
@@ -95,7 +97,8 @@ impl Backend {
                 read_persisted,
                 write: options::write(),
                 latch: OnceLock::new(),
-                flushes: AtomicU64::new(0),
+                written_rows: AtomicU64::new(0),
+                written_bytes: AtomicU64::new(0),
             }),
         })
     }
@@ -127,6 +130,11 @@ impl Backend {
     /// The first failure closes the state for writing; all later calls return it.
     pub fn write(&self, batch: Batch) -> Result<(), StorageError> {
         self.check_latch()?;
+        let (rows, bytes) = (batch.changes.len() as u64, batch.bytes() as u64);
+        self.shared.written_rows.fetch_add(rows, Ordering::Relaxed);
+        self.shared
+            .written_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
         self.db()
             .write_opt(batch.changes, &self.shared.write)
             .map_err(|error| self.latch("write the state", &error))
@@ -143,7 +151,11 @@ impl Backend {
         self.db()
             .flush_cfs_opt(handles, &options::flush())
             .map_err(|error| self.latch("flush the state", &error))?;
-        self.shared.flushes.fetch_add(1, Ordering::Relaxed);
+        let left = self.unflushed();
+        self.shared.written_rows.store(left.rows, Ordering::Relaxed);
+        self.shared
+            .written_bytes
+            .store(left.bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -188,15 +200,18 @@ impl Backend {
         }
     }
 
-    /// What has been written and is not on disk yet.
+    /// What has been written and is not on disk yet. The rows are exact; their bytes are told from
+    /// the average of late, since RocksDB only knows the blocks that it allocated for them.
     pub fn unflushed(&self) -> Unflushed {
         let rows = self.sum(properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)
             + self.sum(properties::NUM_ENTRIES_IMM_MEM_TABLES);
-        let empty = EMPTY_MEMTABLE_BYTES * Family::ALL.len() as u64;
-        let bytes = self
-            .sum(properties::CUR_SIZE_ALL_MEM_TABLES)
-            .saturating_sub(empty);
-        Unflushed { rows, bytes }
+        let written_rows = self.shared.written_rows.load(Ordering::Relaxed).max(1);
+        let written_bytes = self.shared.written_bytes.load(Ordering::Relaxed);
+        let bytes = u128::from(written_bytes) * u128::from(rows) / u128::from(written_rows);
+        Unflushed {
+            rows,
+            bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        }
     }
 
     /// Copies the files into the new directory `to`, as kill -9 at this moment would leave them.
@@ -344,6 +359,3 @@ const FORMAT_TEMPORARY: &str = "FORMAT.tmp";
 const FORMAT_NAME: &str = "trilith-state";
 /// Counts up with each change that an older program cannot read.
 const FORMAT: u32 = 1;
-
-/// What RocksDB reports for a memtable that holds nothing.
-const EMPTY_MEMTABLE_BYTES: u64 = 2048;

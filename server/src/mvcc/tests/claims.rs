@@ -144,3 +144,21 @@ fn a_failed_flush_closes_the_state_for_writing_with_its_first_reason() {
     let found = store.range(&RangeQuery::new(interval("a", "")));
     assert_eq!(found.count, 1, "reads go on");
 }
+
+#[test]
+fn sizes_grow_with_the_records_and_not_with_families() {
+    let mut store = TestStore::new();
+    let fresh = store.store.backend().sizes();
+    assert!(fresh.total_bytes < 8 << 10, "{fresh:?}");
+    store.put("a", &"x".repeat(100_000));
+    let grown = store.store.backend().sizes();
+    assert!((200_000..260_000).contains(&grown.total_bytes), "{grown:?}");
+    store.store.backend().flush().expect("flush");
+    let flushed = store.store.backend().sizes();
+    assert!(flushed.in_use_bytes <= flushed.total_bytes, "{flushed:?}");
+    assert_eq!(store.store.backend().unflushed().bytes, 0);
+    assert_eq!(
+        store.store.backend().total_bytes_estimate(),
+        flushed.total_bytes
+    );
+}
