@@ -9,6 +9,9 @@ mod stream;
 mod progress;
 mod response;
 
+#[cfg(test)]
+mod stream_test;
+
 use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
