@@ -54,6 +54,8 @@ struct Shared {
     /// Rows written since the last flush, and their bytes: the average size of what is unflushed.
     written_rows: AtomicU64,
     written_bytes: AtomicU64,
+    /// Tables and blobs when they were last asked for.
+    files_bytes: AtomicU64,
 }
 
 struct Handles<'a>(Vec<&'a ColumnFamily>);
@@ -90,7 +92,7 @@ impl Backend {
         })?;
         let mut read_persisted = ReadOptions::default();
         read_persisted.set_read_tier(ReadTier::Persisted);
-        Ok(Self {
+        let backend = Self {
             shared: Arc::new(Shared {
                 open,
                 read_newest: ReadOptions::default(),
@@ -99,8 +101,11 @@ impl Backend {
                 latch: OnceLock::new(),
                 written_rows: AtomicU64::new(0),
                 written_bytes: AtomicU64::new(0),
+                files_bytes: AtomicU64::new(0),
             }),
-        })
+        };
+        backend.sizes();
+        Ok(backend)
     }
 
     /// The newest value of a row, flushed or not.
@@ -156,6 +161,7 @@ impl Backend {
         self.shared
             .written_bytes
             .store(left.bytes, Ordering::Relaxed);
+        self.sizes();
         Ok(())
     }
 
@@ -191,6 +197,9 @@ impl Backend {
         let tables = self.sum(properties::LIVE_SST_FILES_SIZE);
         let blobs = self.sum_named(c"rocksdb.live-blob-file-size");
         let blob_garbage = self.sum_named(c"rocksdb.live-blob-file-garbage-size");
+        self.shared
+            .files_bytes
+            .store(tables + blobs, Ordering::Relaxed);
         let total_bytes = tables + blobs + unflushed;
         let live = self.sum(properties::ESTIMATE_LIVE_DATA_SIZE);
         let in_use = live + blobs.saturating_sub(blob_garbage) + unflushed;
@@ -198,6 +207,13 @@ impl Backend {
             total_bytes,
             in_use_bytes: in_use.min(total_bytes),
         }
+    }
+
+    /// `sizes().total_bytes`, cheap enough to ask for each request: files as of the last flush or
+    /// call of [`Backend::sizes`], and everything written since.
+    pub fn total_bytes_estimate(&self) -> u64 {
+        self.shared.files_bytes.load(Ordering::Relaxed)
+            + self.shared.written_bytes.load(Ordering::Relaxed)
     }
 
     /// What has been written and is not on disk yet. The rows are exact; their bytes are told from
