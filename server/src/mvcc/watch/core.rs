@@ -4,7 +4,7 @@
 //!
 //! * *synced*: it has been given everything up to the hub's revision. All synced watchers share
 //!   that one cursor, so they have none of their own.
-//! * *waiting*: its start revision is still to come; it becomes synced when that is published.
+//! * *waiting*: its start is beyond the next revision; it becomes synced when that is published.
 //! * *behind*: it has a cursor, the next revision it needs. Watchers of a stream with the same
 //!   cursor form a cohort (`cursor.rs`), which reads history until it reaches the hub's revision.
 //! * *compacted*: its cursor was compacted away. It gets nothing more, yet keeps its id until the
@@ -50,7 +50,7 @@ pub(super) struct Core {
     pub(super) revision: Revision,
     /// Invariant: holds exactly the watchers in `Place::Synced`.
     pub(super) synced: Groups,
-    /// Invariant: holds exactly the watchers in `Place::Waiting`, each with a start above
+    /// Invariant: holds exactly the watchers in `Place::Waiting`, by start, which is above
     /// `revision`.
     pub(super) waiting: BTreeSet<(Revision, StreamId, WatchId)>,
     pub(super) streams: HashMap<StreamId, StreamState>,
@@ -69,6 +69,8 @@ pub(super) struct StreamState {
     pub(super) watchers: HashMap<WatchId, Watcher>,
     /// Invariant: how many of `watchers` are not synced.
     pub(super) unsynced: usize,
+    /// Invariant: no watcher has a higher start.
+    start_max: Revision,
     /// Next id to try when the client leaves the choice to us.
     next_id: WatchId,
     /// Watchers that are behind, by cursor, except those of a running pass.
@@ -78,14 +80,15 @@ pub(super) struct StreamState {
 
 pub(super) struct Watcher {
     pub(super) key: Arc<GroupKey>,
+    /// Start revision; 0 if the client gave none.
+    start: Revision,
     pub(super) place: Place,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Synced,
-    /// Its start revision.
-    Waiting(Revision),
+    Waiting,
     Behind,
     Compacted,
 }
@@ -138,6 +141,7 @@ impl Core {
             mailbox: Arc::clone(&mailbox),
             watchers: HashMap::new(),
             unsynced: 0,
+            start_max: Revision::default(),
             next_id: WatchId::new(0),
             cohorts: BTreeMap::new(),
             turn: Turn::Idle,
@@ -181,7 +185,7 @@ impl Core {
             options,
             ..
         } = request;
-        let key = Arc::new(GroupKey { interval, options });
+        let key = self.synced.share(GroupKey { interval, options });
         stream.mailbox.push(Delivery::Created {
             id,
             options,
@@ -189,19 +193,20 @@ impl Core {
         });
         let start = Revision::new(start);
         let place = match start {
-            _ if start.get() == 0 => Place::Synced,
-            _ if start > revision => Place::Waiting(start),
+            _ if start.get() == 0 || start == revision.next() => Place::Synced,
+            _ if start > revision => Place::Waiting,
             _ => Place::Behind,
         };
         match place {
             Place::Synced => self.synced.add(&key, stream_id, Recipients::One(id)),
-            Place::Waiting(_) => {
+            Place::Waiting => {
                 self.waiting.insert((start, stream_id, id));
             }
             _ => stream.behind(start, &key, stream_id, Recipients::One(id)),
         }
         stream.unsynced += usize::from(place != Place::Synced);
-        stream.watchers.insert(id, Watcher { key, place });
+        stream.start_max = stream.start_max.max(start);
+        stream.watchers.insert(id, Watcher { key, start, place });
         self.watchers += 1;
         self.schedule(stream_id);
     }
@@ -212,7 +217,7 @@ impl Core {
         let Some(stream) = self.streams.get_mut(&stream_id) else {
             return;
         };
-        let Some(Watcher { key, place }) = stream.watchers.remove(&id) else {
+        let Some(Watcher { key, start, place }) = stream.watchers.remove(&id) else {
             return;
         };
         stream.unsynced -= usize::from(place != Place::Synced);
@@ -225,7 +230,7 @@ impl Core {
                     "synced watcher {id} of {stream_id:?} is in no group"
                 );
             }
-            Place::Waiting(start) => {
+            Place::Waiting => {
                 self.waiting.remove(&(start, stream_id, id));
             }
             Place::Behind => stream.leave_cohort(&key, stream_id, id),
@@ -244,37 +249,40 @@ impl Core {
             match watcher.place {
                 // The first of a group takes the others along.
                 Place::Synced => drop(self.synced.take_stream(&watcher.key, stream_id)),
-                Place::Waiting(start) => {
-                    self.waiting.remove(&(start, stream_id, id));
+                Place::Waiting => {
+                    self.waiting.remove(&(watcher.start, stream_id, id));
                 }
                 Place::Behind | Place::Compacted => {}
             }
         }
     }
 
-    /// Answers a progress request: only if all watchers of the stream are synced, else not at all.
+    /// Answers a progress request: only if all watchers of the stream are synced and have come to
+    /// their start, else not at all.
     pub(super) fn stream_progress(&mut self, stream_id: StreamId) {
+        let revision = self.revision;
         let Some(stream) = self.streams.get(&stream_id) else {
             return;
         };
-        if stream.unsynced == 0 && !stream.watchers.is_empty() {
-            stream.mailbox.push(Delivery::StreamProgress {
-                revision: self.revision,
-            });
+        if stream.unsynced > 0 || stream.watchers.is_empty() {
+            return;
+        }
+        let started = |watcher: &Watcher| watcher.start <= revision;
+        if stream.start_max <= revision || stream.watchers.values().all(started) {
+            stream.mailbox.push(Delivery::StreamProgress { revision });
         }
     }
 
-    /// Tells those of the watchers that are synced how far they are; skipped while the client does
-    /// not keep up, since it is about to hear of more than this.
+    /// Tells those of the watchers that are synced and have come to their start how far they are;
+    /// skipped while the client does not keep up, since it is about to hear of more than this.
     pub(super) fn progress(&mut self, stream_id: StreamId, ids: impl Iterator<Item = WatchId>) {
         let Some(stream) = self.streams.get(&stream_id) else {
             return;
         };
         let synced = |id: &WatchId| {
-            stream
-                .watchers
-                .get(id)
-                .is_some_and(|watcher| watcher.place == Place::Synced)
+            stream.watchers.get(id).is_some_and(|watcher| {
+                watcher.place == Place::Synced && watcher.start <= self.revision
+            })
         };
         let mut ids: Vec<WatchId> = ids.filter(synced).collect();
         if ids.is_empty() {

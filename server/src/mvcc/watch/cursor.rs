@@ -171,17 +171,16 @@ impl Core {
             .streams
             .get_mut(&stream_id)
             .expect("its cohort is at hand");
-        let in_step = cursor == self.revision.next();
-        for group in cohort.iter() {
-            group.members.for_each(|_, watchers| {
-                if in_step {
+        if cursor == self.revision.next() {
+            for group in cohort.iter() {
+                group.members.for_each(|_, watchers| {
                     stream.unsynced -= watchers.len();
                     stream.put(&watchers, Place::Synced);
                     self.synced.add(&group.key, stream_id, watchers);
-                } else {
-                    stream.behind(cursor, &group.key, stream_id, watchers);
-                }
-            });
+                });
+            }
+        } else if !cohort.is_empty() {
+            stream.meet(cursor, cohort, stream_id);
         }
         self.schedule(stream_id);
     }
@@ -200,6 +199,22 @@ impl StreamState {
             .entry(cursor)
             .or_insert_with(Groups::new)
             .add(key, stream_id, watchers);
+    }
+
+    /// Puts a cohort at a cursor. If there is one already, the smaller joins the larger: many small
+    /// ones met one after the other must not cost their sum each time.
+    fn meet(&mut self, cursor: Revision, mut cohort: Groups, stream_id: StreamId) {
+        if let Some(mut other) = self.cohorts.remove(&cursor) {
+            if other.len() > cohort.len() {
+                std::mem::swap(&mut cohort, &mut other);
+            }
+            for group in other.iter() {
+                group
+                    .members
+                    .for_each(|_, watchers| cohort.add(&group.key, stream_id, watchers));
+            }
+        }
+        self.cohorts.insert(cursor, cohort);
     }
 
     /// Takes a cancelled watcher out of its cohort, wherever that is.

@@ -66,9 +66,14 @@ impl Groups {
         }
     }
 
+    /// How many groups there are.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     /// Whether there is no watcher at all.
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.len() == self.free.len()
+        self.len() == 0
     }
 
     /// The group of this id, which must come from `matching` and still have members.
@@ -81,6 +86,14 @@ impl Groups {
     /// All groups.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Group> {
         self.slots.iter().flatten()
+    }
+
+    /// The key as a living group has it, so that its watchers share one.
+    pub(super) fn share(&mut self, key: GroupKey) -> Arc<GroupKey> {
+        match self.find(&key) {
+            Some(id) => Arc::clone(&self.group(id).key),
+            None => Arc::new(key),
+        }
     }
 
     /// Adds watchers of one stream to the group of this key.
