@@ -1,12 +1,28 @@
 //! The Trilith server as a library: one member of an etcd-compatible cluster.
+//!
+//! `node` wires everything; `docs/architecture.md` is the map.
+
+pub mod config;
+pub mod logging;
+
+pub mod node;
+
+pub mod api;
+
+pub mod propose;
+pub mod read;
+
+pub mod apply;
+pub mod member;
 
 pub mod alarm;
 pub mod cluster;
-pub mod config;
+pub mod lease;
+pub mod mvcc;
+
+pub mod storage;
+
 pub mod error;
 pub mod ids;
-pub mod lease;
-pub mod logging;
-pub mod member;
-pub mod mvcc;
-pub mod storage;
+pub mod limits;
+pub mod wait;

@@ -1,12 +1,15 @@
 //! The binary `trilith`: reads the flags, sets up the log, runs the member.
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use trilith_server::config::{self, Config, ConfigError, Stop};
 use trilith_server::logging::{self, FATAL, LogConfig};
+use trilith_server::node::{self, NodeError};
 
 /// One allocator for Rust and C++: it gives memory back, which a long-lived server needs.
 #[global_allocator]
@@ -64,11 +67,47 @@ fn main() -> ExitCode {
 
 /// Runs the member until it is told to stop.
 fn run(config: Config) -> ExitCode {
-    match config.bootstrap() {
-        Ok(_) => error!(target: FATAL, "this build has no member to run"),
-        Err(error) => error!(target: FATAL, %error, "the cluster settings are refused"),
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ran = match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            let shutdown = stop_signal()?;
+            node::run(config, shutdown).await
+        }),
+        Err(error) => Err(NodeError::Thread(error)),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(target: FATAL, %error, "failed to start etcd");
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::FAILURE
+}
+
+/// Resolves with the first SIGTERM or SIGINT; a second one ends the process at once.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => "terminated",
+                _ = interrupt.recv() => "interrupt",
+            }
+        };
+        let name = next().await;
+        info!(signal = name, "received signal; shutting down");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            warn!("received a second signal; exiting at once");
+            std::process::exit(1);
+        });
+    })
 }
 
 fn refuse_config(error: &ConfigError) -> ExitCode {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use prost::Message;
+use tokio::sync::watch;
 use trilith_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
 
 use crate::apply::{Applied, Reply};
@@ -25,6 +26,7 @@ struct Shared {
     member: MemberHandle,
     wait: Arc<Wait<Applied>>,
     ids: RequestIds,
+    leader: watch::Receiver<Option<MemberId>>,
     request_bytes_max: usize,
     timeout: Duration,
 }
@@ -38,12 +40,22 @@ impl Proposer {
         member: MemberHandle,
         wait: Arc<Wait<Applied>>,
         id: MemberId,
+        leader: watch::Receiver<Option<MemberId>>,
         request_bytes_max: usize,
         election_timeout: Duration,
     ) -> Self {
         let timeout = Duration::from_secs(5) + 2 * election_timeout;
         let ids = RequestIds::new(id, SystemTime::now());
-        Self { shared: Arc::new(Shared { member, wait, ids, request_bytes_max, timeout }) }
+        Self {
+            shared: Arc::new(Shared {
+                member,
+                wait,
+                ids,
+                leader,
+                request_bytes_max,
+                timeout,
+            }),
+        }
     }
 
     /// Proposes `request`, with its header stamped here, and returns what its apply answered.
@@ -52,9 +64,30 @@ impl Proposer {
     ///
     /// Too large, too many in flight, or without an answer in time: after a timeout the request may
     /// still take effect. Otherwise the error of the apply itself.
-    pub async fn propose(&self, request: InternalRaftRequest) -> Result<Reply, RequestError> {
-        let id = self.shared.ids.next();
-        self.propose_as(id, request).await
+    pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Reply, RequestError> {
+        let shared = &*self.shared;
+        let status = shared.member.status();
+        if status.committed.get() > status.applied.get() + COMMITTED_UNAPPLIED_MAX {
+            return Err(RequestError::TooManyRequests);
+        }
+        let id = shared.ids.next();
+        request.header = Some(RequestHeader {
+            id: id.get(),
+            ..RequestHeader::default()
+        });
+        let data = request.encode_to_vec();
+        if data.len() > shared.request_bytes_max {
+            return Err(RequestError::RequestTooLarge);
+        }
+        let proposal = Proposal {
+            id,
+            data: Bytes::from(data),
+            decoded: Some(Arc::new(request)),
+        };
+        match tokio::time::timeout(shared.timeout, self.until_applied(proposal)).await {
+            Ok(applied) => applied,
+            Err(_elapsed) => Err(self.timed_out()),
+        }
     }
 
     /// A fresh id of the kind that requests get; leases without an id of their own take one too.
@@ -67,39 +100,34 @@ impl Proposer {
         self.shared.timeout
     }
 
-    async fn propose_as(
-        &self,
-        id: RequestId,
-        mut request: InternalRaftRequest,
-    ) -> Result<Reply, RequestError> {
+    /// Proposes as often as it takes: a proposal that raft did not take, since nobody led, never comes
+    /// into the log, so it is safe to propose it again.
+    async fn until_applied(&self, proposal: Proposal) -> Applied {
         let shared = &*self.shared;
-        let status = shared.member.status();
-        let committed = status.committed().get();
-        if committed > status.applied().get() + COMMITTED_UNAPPLIED_MAX {
-            return Err(RequestError::TooManyRequests);
-        }
-        request.header = Some(RequestHeader { id: id.get(), ..RequestHeader::default() });
-        let data = request.encode_to_vec();
-        if data.len() > shared.request_bytes_max {
-            return Err(RequestError::RequestTooLarge);
-        }
-        let mut registration = shared.wait.register(id);
-        let proposal =
-            Proposal { id, data: Bytes::from(data), decoded: Some(Arc::new(request)) };
-        shared.member.propose(proposal).map_err(|refused| match refused {
-            ProposeRefused::QueueFull => RequestError::TooManyRequests,
-            ProposeRefused::Stopped => RequestError::Stopped,
-        })?;
-        match tokio::time::timeout(shared.timeout, registration.result()).await {
-            Ok(Some(applied)) => applied,
-            Ok(None) => Err(RequestError::Stopped),
-            Err(_elapsed) => Err(self.timed_out()),
+        loop {
+            let mut registration = shared.wait.register(proposal.id);
+            shared
+                .member
+                .propose(proposal.clone())
+                .map_err(|refused| match refused {
+                    ProposeRefused::QueueFull => RequestError::TooManyRequests,
+                    ProposeRefused::Stopped => RequestError::Stopped,
+                })?;
+            match registration.result().await {
+                Some(Err(RequestError::NoLeader)) => {}
+                Some(applied) => return applied,
+                None => return Err(RequestError::Stopped),
+            }
+            let mut leader = shared.leader.clone();
+            if leader.wait_for(Option::is_some).await.is_err() {
+                return Err(RequestError::Stopped);
+            }
         }
     }
 
     /// Which of etcd's texts a timeout gets: without a leader the connection to it was lost.
     fn timed_out(&self) -> RequestError {
-        match self.shared.member.status().leader() {
+        match self.shared.member.status().leader {
             Some(_) => RequestError::Timeout,
             None => RequestError::TimeoutDueToConnectionLost,
         }

@@ -43,7 +43,14 @@ impl Reader {
     /// Joins the member that confirms with the wait for its apply.
     pub fn new(member: MemberHandle, applied: Arc<AppliedWait>, timeout: Duration) -> Self {
         let rounds = Mutex::default();
-        Self { shared: Arc::new(Shared { member, applied, rounds, timeout }) }
+        Self {
+            shared: Arc::new(Shared {
+                member,
+                applied,
+                rounds,
+                timeout,
+            }),
+        }
     }
 
     /// Returns once everything that was committed when it was called is applied and published.
@@ -53,17 +60,25 @@ impl Reader {
     /// When no leader confirmed in time, changed meanwhile, or the server stops.
     pub async fn linearizable(&self) -> Result<(), RequestError> {
         let (sender, receiver) = oneshot::channel();
-        {
-            let mut rounds = self.shared.rounds.lock();
-            rounds.next.push(sender);
-            if rounds.asked.is_none() {
-                self.ask(&mut rounds);
-            }
+        match self.shared.member.sole_voter_read_index() {
+            // Nobody else can commit, so there is nobody to ask.
+            Some(index) if self.shared.applied.is_applied(index) => return Ok(()),
+            Some(index) => self.shared.applied.when_applied(index, vec![sender]),
+            None => self.join(sender),
         }
         match tokio::time::timeout(self.shared.timeout, receiver).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_dropped)) => Err(RequestError::LeaderChanged),
             Err(_elapsed) => Err(RequestError::Timeout),
+        }
+    }
+
+    /// Waits for the next round, and starts it when none is under way.
+    fn join(&self, reader: oneshot::Sender<()>) {
+        let mut rounds = self.shared.rounds.lock();
+        rounds.next.push(reader);
+        if rounds.asked.is_none() {
+            self.ask(&mut rounds);
         }
     }
 
@@ -73,7 +88,9 @@ impl Reader {
         if context != rounds.context {
             return;
         }
-        let Some((_, readers)) = rounds.asked.take() else { return };
+        let Some((_, readers)) = rounds.asked.take() else {
+            return;
+        };
         if !rounds.next.is_empty() {
             self.ask(&mut rounds);
         }
@@ -91,7 +108,9 @@ impl Reader {
     /// Asks again when the round under way got no answer for [`RETRY_AFTER`].
     pub fn tick(&self, now: Instant) {
         let mut rounds = self.shared.rounds.lock();
-        let Some((asked_at, readers)) = &mut rounds.asked else { return };
+        let Some((asked_at, readers)) = &mut rounds.asked else {
+            return;
+        };
         if now.duration_since(*asked_at) < RETRY_AFTER {
             return;
         }

@@ -1,6 +1,7 @@
 //! Joins a request that waits with the result that apply, or a read round, brings.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -18,7 +19,9 @@ pub struct Wait<T> {
 
 impl<T> Default for Wait<T> {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 
@@ -32,7 +35,11 @@ impl<T> Wait<T> {
         let (sender, receiver) = oneshot::channel();
         let previous = self.shard(id).lock().insert(id.get(), sender);
         assert!(previous.is_none(), "request id {id} is registered twice");
-        Registration { wait: self, id, receiver }
+        Registration {
+            wait: self,
+            id,
+            receiver,
+        }
     }
 
     /// Hands `value` to whoever waits for `id`. Returns whether somebody did.
@@ -76,6 +83,8 @@ impl<T> Drop for Registration<'_, T> {
 /// Waiters for "everything up to this index is applied and published".
 #[derive(Debug, Default)]
 pub struct AppliedWait {
+    /// A copy of what `state` says is applied, for those who only look.
+    published: AtomicU64,
     state: Mutex<AppliedState>,
 }
 
@@ -88,6 +97,11 @@ struct AppliedState {
 }
 
 impl AppliedWait {
+    /// Whether `index` is applied and published, without taking the lock.
+    pub fn is_applied(&self, index: Index) -> bool {
+        index.get() <= self.published.load(Ordering::Acquire)
+    }
+
     /// Passes `waiters` on once `index` is applied, which may be at once.
     pub fn when_applied(&self, index: Index, mut waiters: Vec<oneshot::Sender<()>>) {
         let mut state = self.state.lock();
@@ -106,8 +120,13 @@ impl AppliedWait {
     /// When `index` goes back.
     pub fn applied(&self, index: Index) {
         let mut state = self.state.lock();
-        assert!(index >= state.applied, "applied index went from {} to {index}", state.applied);
+        assert!(
+            index >= state.applied,
+            "applied index went from {} to {index}",
+            state.applied
+        );
         state.applied = index;
+        self.published.store(index.get(), Ordering::Release);
         if state.waiters.is_empty() {
             return;
         }

@@ -55,7 +55,10 @@ impl Cluster for ClusterService {
         if self.strict_reconfig_check && !request.is_learner && !table.is_addition_safe() {
             return Err(status(RequestError::MemberNotEnoughStarted));
         }
-        let member = Member { peer_urls: Some(urls), ..unnamed(request.is_learner) };
+        let member = Member {
+            peer_urls: Some(urls),
+            ..unnamed(request.is_learner)
+        };
         self.would_be_refused(&match request.is_learner {
             true => Change::AddLearner(member),
             false => Change::Add(member),
@@ -83,7 +86,11 @@ impl Cluster for ClusterService {
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let request = request.into_inner();
         let peer_urls = Some(request.peer_ur_ls);
-        let member = Member { id: request.id, peer_urls, ..unnamed(false) };
+        let member = Member {
+            id: request.id,
+            peer_urls,
+            ..unnamed(false)
+        };
         self.would_be_refused(&Change::Update(member))?;
         Err(no_changes_yet())
     }
@@ -106,11 +113,17 @@ impl ClusterService {
 }
 
 fn unnamed(is_learner: bool) -> Member {
-    Member { is_learner, ..Member::default() }
+    Member {
+        is_learner,
+        ..Member::default()
+    }
 }
 
 fn no_changes_yet() -> Status {
-    not_yet("changing the members of a cluster", "a cluster has one member and keeps it")
+    not_yet(
+        "changing the members of a cluster",
+        "a cluster has one member and keeps it",
+    )
 }
 
 fn wire_member(member: &Member) -> pb::Member {

@@ -66,8 +66,11 @@ impl Dispatch {
     /// Answers one call.
     pub(super) fn call(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
-        let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')) else {
-            return refuse(Status::unimplemented(format!("malformed method name: {path:?}")));
+        let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/'))
+        else {
+            return refuse(Status::unimplemented(format!(
+                "malformed method name: {path:?}"
+            )));
         };
         match service {
             "etcdserverpb.KV" if KV.contains(&method) => self.kv.clone().call(request),
@@ -79,10 +82,13 @@ impl Dispatch {
             "etcdserverpb.Maintenance" if MAINTENANCE.contains(&method) => {
                 self.maintenance.clone().call(request)
             }
-            "etcdserverpb.KV" | "etcdserverpb.Watch" | "etcdserverpb.Lease"
-            | "etcdserverpb.Cluster" | "etcdserverpb.Maintenance" => refuse(Status::unimplemented(
-                format!("unknown method {method} for service {service}"),
-            )),
+            "etcdserverpb.KV"
+            | "etcdserverpb.Watch"
+            | "etcdserverpb.Lease"
+            | "etcdserverpb.Cluster"
+            | "etcdserverpb.Maintenance" => refuse(Status::unimplemented(format!(
+                "unknown method {method} for service {service}"
+            ))),
             "etcdserverpb.Auth" | "v3lockpb.Lock" | "v3electionpb.Election" => {
                 refuse(super::status::not_yet(
                     &format!("service {service}"),
@@ -99,13 +105,30 @@ fn refuse(status: Status) -> Answer {
     Box::pin(async move { Ok(status.into_http()) })
 }
 
-const KV: [&str; 6] = ["Range", "Put", "Txn", "DeleteRange", "RangeStream", "Compact"];
+const KV: [&str; 6] = [
+    "Range",
+    "Put",
+    "Txn",
+    "DeleteRange",
+    "RangeStream",
+    "Compact",
+];
 
-const LEASE: [&str; 5] =
-    ["LeaseKeepAlive", "LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases"];
+const LEASE: [&str; 5] = [
+    "LeaseKeepAlive",
+    "LeaseGrant",
+    "LeaseRevoke",
+    "LeaseTimeToLive",
+    "LeaseLeases",
+];
 
-const CLUSTER: [&str; 5] =
-    ["MemberList", "MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote"];
+const CLUSTER: [&str; 5] = [
+    "MemberList",
+    "MemberAdd",
+    "MemberRemove",
+    "MemberUpdate",
+    "MemberPromote",
+];
 
 const MAINTENANCE: [&str; 8] = [
     "Status",

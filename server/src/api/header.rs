@@ -23,7 +23,12 @@ impl HeaderSource {
         member: MemberHandle,
         store: Store,
     ) -> Self {
-        Self { cluster_id, member_id, member, store }
+        Self {
+            cluster_id,
+            member_id,
+            member,
+            store,
+        }
     }
 
     /// Completes `header`; a revision of 0 becomes the current one, as etcd's `header.fill` does.
@@ -39,7 +44,7 @@ impl HeaderSource {
     pub fn fill_without_revision(&self, header: &mut ResponseHeader) {
         header.cluster_id = self.cluster_id.get();
         header.member_id = self.member_id.get();
-        header.raft_term = self.member.status().term().get();
+        header.raft_term = self.member.status().term.get();
     }
 
     /// A header of the current revision.
@@ -51,7 +56,10 @@ impl HeaderSource {
 
     /// A header that carries `revision`, which may be 0.
     pub fn at(&self, revision: i64) -> ResponseHeader {
-        let mut header = ResponseHeader { revision, ..ResponseHeader::default() };
+        let mut header = ResponseHeader {
+            revision,
+            ..ResponseHeader::default()
+        };
         self.fill_without_revision(&mut header);
         header
     }

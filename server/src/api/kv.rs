@@ -59,8 +59,7 @@ impl Kv for KvService {
         let query = validate::range_stream(&request).map_err(status)?;
         self.confirm(!request.serializable).await.map_err(status)?;
         let read = self.store.read();
-        let stream =
-            range_stream::stream(read, query, self.header.clone(), self.request_bytes_max);
+        let stream = range_stream::stream(read, query, self.header.clone(), self.request_bytes_max);
         Ok(Response::new(stream))
     }
 
@@ -70,7 +69,10 @@ impl Kv for KvService {
     ) -> Result<Response<wire::PutResponse>, Status> {
         let request = request.into_inner();
         validate::put(&request).map_err(status)?;
-        let request = pb::InternalRaftRequest { put: Some(request), ..Default::default() };
+        let request = pb::InternalRaftRequest {
+            put: Some(request),
+            ..Default::default()
+        };
         let mut response = match self.proposer.propose(request).await {
             Ok(Reply::Put(response)) => response,
             other => return Err(unexpected(other)),
@@ -85,7 +87,10 @@ impl Kv for KvService {
     ) -> Result<Response<wire::DeleteRangeResponse>, Status> {
         let request = request.into_inner();
         validate::delete_range(&request).map_err(status)?;
-        let request = pb::InternalRaftRequest { delete_range: Some(request), ..Default::default() };
+        let request = pb::InternalRaftRequest {
+            delete_range: Some(request),
+            ..Default::default()
+        };
         let mut response = match self.proposer.propose(request).await {
             Ok(Reply::DeleteRange(response)) => response,
             other => return Err(unexpected(other)),
@@ -101,10 +106,15 @@ impl Kv for KvService {
         let request = request.into_inner();
         validate::txn(&request, self.txn_operations_max).map_err(status)?;
         let mut response = if apply::is_read_only(&request) {
-            self.confirm(!apply::is_serializable(&request)).await.map_err(status)?;
+            self.confirm(!apply::is_serializable(&request))
+                .await
+                .map_err(status)?;
             apply::read_only_txn(&self.store.read(), &request).map_err(status)?
         } else {
-            let request = pb::InternalRaftRequest { txn: Some(request), ..Default::default() };
+            let request = pb::InternalRaftRequest {
+                txn: Some(request),
+                ..Default::default()
+            };
             match self.proposer.propose(request).await {
                 Ok(Reply::Txn(response)) => response,
                 other => return Err(unexpected(other)),
@@ -120,7 +130,10 @@ impl Kv for KvService {
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let request = request.into_inner();
         let (target, physical) = (Revision::new(request.revision), request.physical);
-        let request = pb::InternalRaftRequest { compaction: Some(request), ..Default::default() };
+        let request = pb::InternalRaftRequest {
+            compaction: Some(request),
+            ..Default::default()
+        };
         let mut response = match self.proposer.propose(request).await {
             Ok(Reply::Compact(response)) => response,
             other => return Err(unexpected(other)),
@@ -141,7 +154,11 @@ impl Kv for KvService {
 impl KvService {
     /// Waits until a read sees everything that was committed before, if it has to.
     async fn confirm(&self, linearizable: bool) -> Result<(), RequestError> {
-        if linearizable { self.reader.linearizable().await } else { Ok(()) }
+        if linearizable {
+            self.reader.linearizable().await
+        } else {
+            Ok(())
+        }
     }
 
     fn read(&self, query: &RangeQuery) -> Result<wire::RangeResponse, RequestError> {
@@ -173,8 +190,8 @@ const INLINE_KEYS_MAX: i64 = 128;
 /// What a reader of the store is told.
 pub(super) fn refused(error: MvccError) -> RequestError {
     match error {
-        MvccError::Compacted => RequestError::Compacted,
-        MvccError::FutureRevision => RequestError::FutureRevision,
+        MvccError::Compacted { .. } => RequestError::Compacted,
+        MvccError::FutureRevision { .. } => RequestError::FutureRevision,
         other => RequestError::Other(Code::DataLoss, other.to_string()),
     }
 }

@@ -50,7 +50,10 @@ impl Lease for LeaseService {
         while request.id == 0 {
             request.id = (self.proposer.next_id().get() & (u64::MAX >> 1)) as i64;
         }
-        let request = pb::InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
+        let request = pb::InternalRaftRequest {
+            lease_grant: Some(request),
+            ..Default::default()
+        };
         let mut response = match self.proposer.propose(request).await {
             Ok(Reply::LeaseGrant(response)) => response,
             other => return Err(unexpected(other)),
@@ -82,7 +85,11 @@ impl Lease for LeaseService {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<KeepAliveStream>, Status> {
         let requests = request.into_inner();
-        let stream = KeepAliveStream { service: self.clone(), requests: Some(requests), slow: None };
+        let stream = KeepAliveStream {
+            service: self.clone(),
+            requests: Some(requests),
+            slow: None,
+        };
         Ok(Response::new(stream))
     }
 
@@ -102,7 +109,10 @@ impl Lease for LeaseService {
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         // Sorting a million leases would keep everything else on this worker thread waiting.
         let ids = tokio::task::block_in_place(|| self.lessor.leases());
-        let leases = ids.into_iter().map(|id| pb::LeaseStatus { id: id.get() }).collect();
+        let leases = ids
+            .into_iter()
+            .map(|id| pb::LeaseStatus { id: id.get() })
+            .collect();
         let header = Some(self.header.now());
         Ok(Response::new(pb::LeaseLeasesResponse { header, leases }))
     }
@@ -119,8 +129,13 @@ impl LeaseService {
         // A grant that is committed and not yet applied must be found.
         self.reader.linearizable().await?;
         let (granted_ttl, ttl) = match self.lessor.time_to_live(id) {
-            Some(TimeToLive { granted, remaining: Some(remaining) }) => (granted, remaining),
-            Some(TimeToLive { remaining: None, .. }) => return Err(RequestError::LeaderChanged),
+            Some(TimeToLive {
+                granted,
+                remaining: Some(remaining),
+            }) => (granted, remaining),
+            Some(TimeToLive {
+                remaining: None, ..
+            }) => return Err(RequestError::LeaderChanged),
             None => (0, -1),
         };
         let keys = if request.keys && granted_ttl != 0 {
@@ -129,7 +144,13 @@ impl LeaseService {
         } else {
             Vec::new()
         };
-        Ok(pb::LeaseTimeToLiveResponse { header: None, id: request.id, ttl, granted_ttl, keys })
+        Ok(pb::LeaseTimeToLiveResponse {
+            header: None,
+            id: request.id,
+            ttl,
+            granted_ttl,
+            keys,
+        })
     }
 
     /// The seldom ways of a keep-alive: those that have to wait for something.
@@ -158,10 +179,15 @@ impl LeaseService {
 
     /// Takes back what the last checkpoint said of a lease, since it gets its full time now.
     async fn clear_checkpoint(&self, id: LeaseId) -> Result<(), RequestError> {
-        let checkpoints = vec![pb::LeaseCheckpoint { id: id.get(), remaining_ttl: 0 }];
+        let checkpoints = vec![pb::LeaseCheckpoint {
+            id: id.get(),
+            remaining_ttl: 0,
+        }];
         let request = pb::LeaseCheckpointRequest { checkpoints };
-        let request =
-            pb::InternalRaftRequest { lease_checkpoint: Some(request), ..Default::default() };
+        let request = pb::InternalRaftRequest {
+            lease_checkpoint: Some(request),
+            ..Default::default()
+        };
         self.proposer.propose(request).await.map(|_| ())
     }
 

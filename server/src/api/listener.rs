@@ -1,6 +1,5 @@
 //! Client connections: accepted, bounded, served as HTTP/2 or HTTP/1, and let go on shutdown.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -23,10 +23,10 @@ pub struct ConnectionSettings {
     pub request_bytes_max: usize,
     /// `--max-concurrent-streams`, per connection.
     pub concurrent_streams_max: u32,
-    /// `--grpc-keepalive-interval`: a ping after this long without traffic.
-    pub keepalive_interval: Duration,
-    /// `--grpc-keepalive-timeout`: how long its answer may take.
-    pub keepalive_timeout: Duration,
+    /// `--grpc-keepalive-interval`: a ping after this long without traffic; `None` sends none.
+    pub keepalive_interval: Option<Duration>,
+    /// `--grpc-keepalive-timeout`: how long its answer may take; `None` for as long as it takes.
+    pub keepalive_timeout: Option<Duration>,
 }
 
 /// Binds a listener of client traffic.
@@ -34,8 +34,23 @@ pub struct ConnectionSettings {
 /// # Errors
 ///
 /// When the address cannot be bound: usually another process has it.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+pub fn bind(address: SocketAddr, reuse: Reuse) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    // Go sets it on every listener: a port in TIME_WAIT from the last run does not hinder a start.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse.port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// `--socket-reuse-port`. (`--socket-reuse-address` asks for what every listener has anyway.)
+#[derive(Clone, Copy, Debug)]
+pub struct Reuse {
+    /// Whether other processes may listen on the same port.
+    pub port: bool,
 }
 
 /// Serves `listeners` until `shutdown` turns true, then lets calls in flight finish, for
@@ -63,7 +78,10 @@ pub async fn serve(
     let drained = tokio::time::timeout(DRAIN_TIME_MAX, connections.acquire_many(all)).await;
     if drained.is_err() {
         let left = CONNECTIONS_MAX - connections.available_permits();
-        tracing::warn!(connections = left, "closing connections that did not finish in time");
+        tracing::warn!(
+            connections = left,
+            "closing connections that did not finish in time"
+        );
     }
 }
 
@@ -81,7 +99,7 @@ impl Server {
             let permit = permit.expect("the semaphore is never closed");
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = self.shutdown.wait_for(|stop| *stop) => return,
+                () = stopped(&mut self.shutdown) => return,
             };
             match accepted {
                 Ok((stream, _peer)) => {
@@ -115,15 +133,13 @@ async fn serve_connection(
         tracing::debug!(%error, "a client connection closed before it was served");
         return;
     }
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let answer = dispatch.call(request);
-        async move { answer.await.map_err(|never: Infallible| match never {}) as Result<_, Infallible> }
-    });
+    let service =
+        hyper::service::service_fn(move |request: Request<Incoming>| dispatch.call(request));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = shutdown.wait_for(|stop| *stop) => {
+        () = stopped(&mut shutdown) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -131,6 +147,12 @@ async fn serve_connection(
     if let Err(error) = ended {
         tracing::debug!(error, "a client connection ended with an error");
     }
+}
+
+/// Resolves when the server stops; a closed channel means that too.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // The guard that it resolves to holds a lock, and must not be kept over an await.
+    drop(shutdown.wait_for(|stop| *stop).await);
 }
 
 fn builder(settings: &ConnectionSettings) -> auto::Builder<TokioExecutor> {
@@ -143,7 +165,7 @@ fn builder(settings: &ConnectionSettings) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(settings.keepalive_interval)
-        .keep_alive_timeout(settings.keepalive_timeout)
+        .keep_alive_timeout(settings.keepalive_timeout.unwrap_or(NO_TIMEOUT))
         .max_concurrent_streams(settings.concurrent_streams_max)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX));
@@ -153,6 +175,12 @@ fn builder(settings: &ConnectionSettings) -> auto::Builder<TokioExecutor> {
 /// Connections served at once; with two descriptors for each a common limit of 65,536 leaves room
 /// for files. More wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 30_000;
+
+/// Connections that the kernel holds until they are accepted; it caps this at its own limit.
+const BACKLOG: i32 = 4096;
+
+/// Stands for no timeout where one has to be named.
+const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long calls in flight may take after the stop was asked for.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);

@@ -66,7 +66,10 @@ impl Maintenance for MaintenanceService {
             let text = format!("trilith: there is no alarm action {}", request.action);
             return Err(Status::invalid_argument(text));
         }
-        let request = pb::InternalRaftRequest { alarm: Some(request), ..Default::default() };
+        let request = pb::InternalRaftRequest {
+            alarm: Some(request),
+            ..Default::default()
+        };
         let mut response = match self.proposer.propose(request).await {
             Ok(Reply::Alarm(response)) => response,
             other => return Err(unexpected(other)),
@@ -86,7 +89,10 @@ impl Maintenance for MaintenanceService {
         &self,
         _request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
-        Err(not_yet("Defragment", "space that compaction frees is given back in the background"))
+        Err(not_yet(
+            "Defragment",
+            "space that compaction frees is given back in the background",
+        ))
     }
 
     async fn hash(
@@ -122,7 +128,10 @@ impl Maintenance for MaintenanceService {
         &self,
         _request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(not_yet("Snapshot", "stop the server and copy its data directory"))
+        Err(not_yet(
+            "Snapshot",
+            "stop the server and copy its data directory",
+        ))
     }
 
     async fn move_leader(
@@ -167,13 +176,19 @@ impl MaintenanceService {
             version: SERVER_VERSION.to_string(),
             db_size: signed(sizes.total_bytes),
             db_size_in_use: signed(sizes.in_use_bytes),
-            db_size_quota: if quota == 0 { DEFAULT_QUOTA_BYTES } else { quota },
+            db_size_quota: if quota == 0 {
+                DEFAULT_QUOTA_BYTES
+            } else {
+                quota
+            },
             leader: raft.leader().unwrap_or_default().get(),
             raft_index: raft.committed().get(),
             raft_applied_index: raft.applied().get(),
             raft_term: raft.term().get(),
             errors,
-            is_learner: table.member(self.header.member_id()).is_some_and(|m| m.is_learner),
+            is_learner: table
+                .member(self.header.member_id())
+                .is_some_and(|m| m.is_learner),
             // What is stored is what the cluster version says: nothing of ours depends on it.
             storage_version: table.version().map(|v| v.to_string()).unwrap_or_default(),
             downgrade_info: Some(pb::DowngradeInfo {
@@ -188,16 +203,23 @@ impl MaintenanceService {
         if self.member.status().leader() != Some(self.header.member_id()) {
             return Err(RequestError::NotLeader);
         }
-        if self.membership.table().member(target).is_none_or(|member| member.is_learner) {
+        if self
+            .membership
+            .table()
+            .member(target)
+            .is_none_or(|member| member.is_learner)
+        {
             return Err(RequestError::BadLeaderTransferee);
         }
         if target == self.header.member_id() {
             return Ok(());
         }
-        self.member.transfer_leader(target).map_err(|refused| match refused {
-            ProposeRefused::QueueFull => RequestError::TooManyRequests,
-            ProposeRefused::Stopped => RequestError::Stopped,
-        })?;
+        self.member
+            .transfer_leader(target)
+            .map_err(|refused| match refused {
+                ProposeRefused::QueueFull => RequestError::TooManyRequests,
+                ProposeRefused::Stopped => RequestError::Stopped,
+            })?;
         let moved = async {
             while self.member.status().leader() != Some(target) {
                 tokio::time::sleep(TRANSFER_POLL).await;
@@ -215,7 +237,9 @@ impl MaintenanceService {
         }
         self.reader.linearizable().await?;
         let table = self.membership.table();
-        let current = table.version().ok_or(RequestError::ClusterVersionUnavailable)?;
+        let current = table
+            .version()
+            .ok_or(RequestError::ClusterVersionUnavailable)?;
         if current.downgrade_target() != Some(target) {
             return Err(RequestError::InvalidDowngradeTarget);
         }
@@ -228,7 +252,8 @@ impl MaintenanceService {
     async fn downgrade_enable(&self, target: &str) -> Result<Version, RequestError> {
         let current = self.downgrade_validate(target).await?;
         let ver = downgrade_target(target)?.to_string();
-        self.set_downgrade(DowngradeInfoSetRequest { enabled: true, ver }).await?;
+        self.set_downgrade(DowngradeInfoSetRequest { enabled: true, ver })
+            .await?;
         Ok(self.membership.table().version().unwrap_or(current))
     }
 
@@ -236,9 +261,13 @@ impl MaintenanceService {
     async fn downgrade_cancel(&self) -> Result<Version, RequestError> {
         self.reader.linearizable().await?;
         if self.membership.table().downgrade().enabled {
-            self.set_downgrade(DowngradeInfoSetRequest::default()).await?;
+            self.set_downgrade(DowngradeInfoSetRequest::default())
+                .await?;
         }
-        self.membership.table().version().ok_or(RequestError::ClusterVersionUnavailable)
+        self.membership
+            .table()
+            .version()
+            .ok_or(RequestError::ClusterVersionUnavailable)
     }
 
     async fn set_downgrade(&self, request: DowngradeInfoSetRequest) -> Result<(), RequestError> {

@@ -20,6 +20,6 @@ pub use dispatch::Services;
 pub use header::HeaderSource;
 pub use kv::KvService;
 pub use lease::LeaseService;
-pub use listener::{ConnectionSettings, bind, serve};
+pub use listener::{ConnectionSettings, Reuse, bind, serve};
 pub use maintenance::MaintenanceService;
 pub use watch::WatchService;

@@ -30,7 +30,11 @@ pub(super) fn stream(
     if query.revision <= 0 {
         query.revision = revision;
     }
-    let left = if query.limit == 0 { i64::MAX } else { query.limit };
+    let left = if query.limit == 0 {
+        i64::MAX
+    } else {
+        query.limit
+    };
     let chunks = Chunks {
         read,
         query,
@@ -70,26 +74,39 @@ impl Chunks {
     /// The next message, and whether it is the last.
     fn next(&mut self) -> Result<(RangeStreamResponse, bool), Status> {
         if self.query.count_only {
-            let count = self.range(0)?.count;
+            let count = self.range(0, false)?.count;
             return Ok((self.last(Vec::new(), false, count), true));
         }
-        let found = self.range(self.keys)?;
+        // Only the last chunk has a count, and only a limit can leave something uncounted behind it.
+        let may_be_last = self.left == self.keys;
+        let found = self.range(self.keys, !may_be_last)?;
         let keys = i64::try_from(found.kvs.len()).expect("a chunk's keys fit");
         self.sent += keys;
         self.left -= keys;
         if !found.more || self.left == 0 {
-            // The count of the whole range from the first key on: what was sent, and what follows.
-            let count = self.sent - keys + found.count;
+            // What was sent before, and this chunk with what follows it.
+            let count = self.sent - keys + if found.more { found.count } else { keys };
             return Ok((self.last(found.kvs, found.more, count), true));
         }
         self.advance(&found.kvs)?;
-        let response = RangeResponse { kvs: found.kvs, ..RangeResponse::default() };
-        Ok((RangeStreamResponse { range_response: Some(response) }, false))
+        let response = RangeResponse {
+            kvs: found.kvs,
+            ..RangeResponse::default()
+        };
+        Ok((
+            RangeStreamResponse {
+                range_response: Some(response),
+            },
+            false,
+        ))
     }
 
-    fn range(&mut self, limit: i64) -> Result<RangeResult, Status> {
+    fn range(&mut self, limit: i64, skip_count: bool) -> Result<RangeResult, Status> {
         self.query.limit = limit;
-        self.read.range(&self.query).map_err(|error| status(refused(error)))
+        self.query.skip_count = skip_count;
+        self.read
+            .range(&self.query)
+            .map_err(|error| status(refused(error)))
     }
 
     /// Moves to the key after the last one sent, and doubles or halves the chunk towards its size.
@@ -115,10 +132,20 @@ impl Chunks {
     }
 
     fn last(&self, kvs: Vec<Bytes>, more: bool, count: i64) -> RangeStreamResponse {
-        let mut header = ResponseHeader { revision: self.revision, ..ResponseHeader::default() };
+        let mut header = ResponseHeader {
+            revision: self.revision,
+            ..ResponseHeader::default()
+        };
         self.header.fill_without_revision(&mut header);
-        let response = RangeResponse { header: Some(header), kvs, more, count };
-        RangeStreamResponse { range_response: Some(response) }
+        let response = RangeResponse {
+            header: Some(header),
+            kvs,
+            more,
+            count,
+        };
+        RangeStreamResponse {
+            range_response: Some(response),
+        }
     }
 }
 

@@ -51,7 +51,11 @@ pub(super) fn put(request: &PutRequest) -> Result<(), RequestError> {
 
 /// Checks a delete.
 pub(super) fn delete_range(request: &DeleteRangeRequest) -> Result<(), RequestError> {
-    if request.key.is_empty() { Err(RequestError::EmptyKey) } else { Ok(()) }
+    if request.key.is_empty() {
+        Err(RequestError::EmptyKey)
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks a transaction with all that is nested in it.
@@ -64,7 +68,11 @@ pub(super) fn txn(request: &TxnRequest, operations_max: usize) -> Result<(), Req
 
 /// Each level may hold as many operations as its parents left over.
 fn operations(request: &TxnRequest, budget: usize, depth: usize) -> Result<(), RequestError> {
-    let widest = request.compare.len().max(request.success.len()).max(request.failure.len());
+    let widest = request
+        .compare
+        .len()
+        .max(request.success.len())
+        .max(request.failure.len());
     if widest > budget || depth == 0 {
         return Err(RequestError::TooManyOps);
     }
@@ -166,8 +174,11 @@ impl Intervals {
             end = later(end, last);
         }
         let from = (Bound::Included(start.clone()), Bound::Unbounded);
-        while let Some((first, last)) =
-            self.by_start.range(from.clone()).next().map(|(f, l)| (f.clone(), l.clone()))
+        while let Some((first, last)) = self
+            .by_start
+            .range(from.clone())
+            .next()
+            .map(|(f, l)| (f.clone(), l.clone()))
         {
             if end.as_ref().is_some_and(|end| first > *end) {
                 break;
@@ -185,8 +196,7 @@ impl Intervals {
     }
 
     fn contains(&self, key: &Bytes) -> bool {
-        let (upto, key) = (Bound::Included(key), key);
-        let interval = self.by_start.range((Bound::Unbounded, upto)).next_back();
+        let interval = self.by_start.range(..=key.clone()).next_back();
         interval.is_some_and(|(_, end)| end.as_ref().is_none_or(|end| key < end))
     }
 }
@@ -204,8 +214,13 @@ mod tests {
     use super::*;
 
     fn put_op(key: &'static str) -> RequestOp {
-        let put = PutRequest { key: Bytes::from(key), ..PutRequest::default() };
-        RequestOp { request: Some(Request::RequestPut(put)) }
+        let put = PutRequest {
+            key: Bytes::from(key),
+            ..PutRequest::default()
+        };
+        RequestOp {
+            request: Some(Request::RequestPut(put)),
+        }
     }
 
     fn delete_op(key: &'static str, end: &'static str) -> RequestOp {
@@ -214,16 +229,30 @@ mod tests {
             range_end: Bytes::from(end),
             ..DeleteRangeRequest::default()
         };
-        RequestOp { request: Some(Request::RequestDeleteRange(delete)) }
+        RequestOp {
+            request: Some(Request::RequestDeleteRange(delete)),
+        }
     }
 
     fn txn_op(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
-        let nested = TxnRequest { success, failure, ..TxnRequest::default() };
-        RequestOp { request: Some(Request::RequestTxn(nested)) }
+        let nested = TxnRequest {
+            success,
+            failure,
+            ..TxnRequest::default()
+        };
+        RequestOp {
+            request: Some(Request::RequestTxn(nested)),
+        }
     }
 
     fn check(success: Vec<RequestOp>) -> Result<(), RequestError> {
-        txn(&TxnRequest { success, ..TxnRequest::default() }, 128)
+        txn(
+            &TxnRequest {
+                success,
+                ..TxnRequest::default()
+            },
+            128,
+        )
     }
 
     #[test]
@@ -241,8 +270,14 @@ mod tests {
     fn branches_of_one_nested_transaction_may_share_a_key_and_two_transactions_may_not() {
         let either = txn_op(vec![put_op("a")], vec![put_op("a")]);
         assert_eq!(check(vec![either.clone()]), Ok(()));
-        assert_eq!(check(vec![either.clone(), either.clone()]), Err(RequestError::DuplicateKey));
-        assert_eq!(check(vec![either, put_op("a")]), Err(RequestError::DuplicateKey));
+        assert_eq!(
+            check(vec![either.clone(), either.clone()]),
+            Err(RequestError::DuplicateKey)
+        );
+        assert_eq!(
+            check(vec![either, put_op("a")]),
+            Err(RequestError::DuplicateKey)
+        );
     }
 
     #[test]
@@ -256,7 +291,10 @@ mod tests {
     #[test]
     fn nested_levels_share_the_budget_of_operations() {
         let wide = txn_op(vec![put_op("a"), put_op("b")], vec![]);
-        let request = TxnRequest { success: vec![wide], ..TxnRequest::default() };
+        let request = TxnRequest {
+            success: vec![wide],
+            ..TxnRequest::default()
+        };
         assert_eq!(txn(&request, 3), Ok(()));
         assert_eq!(txn(&request, 2), Err(RequestError::TooManyOps));
     }

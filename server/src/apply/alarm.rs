@@ -30,7 +30,10 @@ pub(super) fn alarm(
         // An action from the future changes nothing here; etcd's API crashes on one.
         Ok(AlarmAction::Deactivate) | Err(_) => Vec::new(),
     };
-    Ok(pb::AlarmResponse { header: None, alarms })
+    Ok(pb::AlarmResponse {
+        header: None,
+        alarms,
+    })
 }
 
 #[cfg(test)]
@@ -45,9 +48,17 @@ mod tests {
     fn answers_list_the_alarms_concerned_as_etcd_answers() {
         let fixture = Fixture::new();
         let ask = |round: &mut Round, action, alarm: i32, member_id| {
-            let request = pb::AlarmRequest { action, member_id, alarm };
+            let request = pb::AlarmRequest {
+                action,
+                member_id,
+                alarm,
+            };
             let response = super::alarm(&fixture.state, round, &request).expect("no failure");
-            response.alarms.iter().map(|found| (found.member_id, found.alarm)).collect::<Vec<_>>()
+            response
+                .alarms
+                .iter()
+                .map(|found| (found.member_id, found.alarm))
+                .collect::<Vec<_>>()
         };
         let (get, activate) = (AlarmAction::Get as i32, AlarmAction::Activate as i32);
         let deactivate = AlarmAction::Deactivate as i32;
@@ -56,7 +67,11 @@ mod tests {
             assert_eq!(ask(round, activate, NOSPACE, 7), [(7, NOSPACE)]);
             assert_eq!(ask(round, activate, NOSPACE, 7), [(7, NOSPACE)], "again");
             assert_eq!(ask(round, activate, CORRUPT, 3), [(3, CORRUPT)]);
-            assert_eq!(ask(round, activate, 5, 7), [(7, 5)], "a type from the future");
+            assert_eq!(
+                ask(round, activate, 5, 7),
+                [(7, 5)],
+                "a type from the future"
+            );
             assert_eq!(ask(round, get, 0, 9), [(7, NOSPACE), (3, CORRUPT), (7, 5)]);
             assert_eq!(ask(round, get, CORRUPT, 9), [(3, CORRUPT)]);
             assert_eq!(ask(round, deactivate, CORRUPT, 8), []);

@@ -41,7 +41,9 @@ pub(super) enum ConfChangeError {
 
 /// Notes the configuration that raft has come to, to start from it next time.
 pub(super) fn put_conf_state(round: &mut Round, conf_state: &Bytes) {
-    round.batch().put(Family::Meta, meta::CONF_STATE, conf_state);
+    round
+        .batch()
+        .put(Family::Meta, meta::CONF_STATE, conf_state);
 }
 
 /// Sets the cluster version.
@@ -51,7 +53,10 @@ pub(super) fn set_version(
     request: &membershippb::ClusterVersionSetRequest,
 ) -> Result<(), Failure> {
     let Some(version) = Version::parse(&request.ver) else {
-        return Err(Failure::Invalid(format!("{:?} is no cluster version", request.ver)));
+        return Err(Failure::Invalid(format!(
+            "{:?} is no cluster version",
+            request.ver
+        )));
     };
     // A member must not serve a cluster that speaks what it cannot understand.
     if version > SERVER_VERSION.cluster() {
@@ -73,7 +78,10 @@ pub(super) fn set_attributes(
     let id = MemberId::new(request.member_id);
     let membershippb::Attributes { name, client_urls } =
         request.member_attributes.clone().unwrap_or_default();
-    match state.membership.set_attributes(id, name, client_urls, round.batch()) {
+    match state
+        .membership
+        .set_attributes(id, name, client_urls, round.batch())
+    {
         Attributes::Set | Attributes::Removed => Ok(()),
         Attributes::Unknown => Err(Failure::Invalid(format!("there was never a member {id}"))),
     }
@@ -85,8 +93,15 @@ pub(super) fn set_downgrade(
     round: &mut Round,
     request: &membershippb::DowngradeInfoSetRequest,
 ) -> Result<(), Failure> {
-    let target_version = if request.enabled { request.ver.clone() } else { String::new() };
-    let info = DowngradeInfo { target_version, enabled: request.enabled };
+    let target_version = if request.enabled {
+        request.ver.clone()
+    } else {
+        String::new()
+    };
+    let info = DowngradeInfo {
+        target_version,
+        enabled: request.enabled,
+    };
     state.membership.set_downgrade(info, round.batch());
     Ok(())
 }
@@ -99,14 +114,25 @@ mod tests {
 
     fn entry(kind: i32, node_id: u64, context: &str) -> Bytes {
         let context = Bytes::from(context.to_owned());
-        let entry = raftpb::ConfChange { id: 77, r#type: kind, node_id, context };
+        let entry = raftpb::ConfChange {
+            id: 77,
+            r#type: kind,
+            node_id,
+            context,
+        };
         Bytes::from(entry.encode_to_vec())
     }
 
     fn attributes(member_id: u64, name: &str) -> membershippb::ClusterMemberAttrSetRequest {
         let client_urls = vec!["http://c:2379".to_owned()];
-        let attributes = membershippb::Attributes { name: name.to_owned(), client_urls };
-        membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes: Some(attributes) }
+        let attributes = membershippb::Attributes {
+            name: name.to_owned(),
+            client_urls,
+        };
+        membershippb::ClusterMemberAttrSetRequest {
+            member_id,
+            member_attributes: Some(attributes),
+        }
     }
 
     #[test]
@@ -146,16 +172,26 @@ mod tests {
         let fixture = Fixture::new();
         fixture.round(|round| {
             let added = entry(0, 7, r#"{"id":7,"peerURLs":["http://a:1"]}"#);
-            conf_change(&fixture.state, round, &added).expect("readable").1.expect("a new member");
+            conf_change(&fixture.state, round, &added)
+                .expect("readable")
+                .1
+                .expect("a new member");
             set_attributes(&fixture.state, round, &attributes(7, "seven")).expect("a member");
-            let request = membershippb::ClusterVersionSetRequest { ver: "3.7.0".to_owned() };
+            let request = membershippb::ClusterVersionSetRequest {
+                ver: "3.7.0".to_owned(),
+            };
             set_version(&fixture.state, round, &request).expect("our version");
-            let request =
-                membershippb::DowngradeInfoSetRequest { enabled: true, ver: "3.6.0".to_owned() };
+            let request = membershippb::DowngradeInfoSetRequest {
+                enabled: true,
+                ver: "3.6.0".to_owned(),
+            };
             set_downgrade(&fixture.state, round, &request).expect("a job");
         });
         let table = fixture.state.membership.table();
-        assert_eq!(table.member(MemberId::new(7)).map(|m| m.name.as_str()), Some("seven"));
+        assert_eq!(
+            table.member(MemberId::new(7)).map(|m| m.name.as_str()),
+            Some("seven")
+        );
         assert_eq!(table.version(), Version::parse("3.7.0"));
         assert_eq!(table.downgrade().target_version, "3.6.0");
     }

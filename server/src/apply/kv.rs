@@ -1,16 +1,13 @@
 //! Put, delete and compaction, outside of transactions.
 
-use bytes::Bytes;
-use prost::Message;
 use trilith_proto::etcdserverpb as pb;
-use trilith_proto::mvccpb::KeyValue;
 use trilith_proto::wire;
 
 use super::{Failure, Outcome, State};
 use crate::error::RequestError;
 use crate::ids::{LeaseId, Revision};
 use crate::lease::Lessor;
-use crate::mvcc::{Interval, MvccError, RangeQuery, Round, SortOrder, SortTarget, WriteTxn};
+use crate::mvcc::{Interval, RangeQuery, Round, SortOrder, SortTarget, WriteTxn};
 
 /// Applies a put of its own.
 pub(super) fn put(
@@ -21,7 +18,7 @@ pub(super) fn put(
     let mut txn = round.txn();
     check_put(&state.lessor, &txn, request)?;
     let response = put_in(&mut txn, request)?;
-    txn.end();
+    txn.end()?;
     Ok(response)
 }
 
@@ -31,7 +28,7 @@ pub(super) fn check_put(
     rows: &impl super::txn::Rows,
     request: &pb::PutRequest,
 ) -> Result<(), Failure> {
-    if request.lease != 0 && !lessor.exists(LeaseId::new(request.lease)) {
+    if request.lease != 0 && !lessor.contains(LeaseId::new(request.lease)) {
         return Err(RequestError::LeaseNotFound.into());
     }
     if (request.ignore_value || request.ignore_lease) && rows.get(&request.key)?.is_none() {
@@ -52,10 +49,10 @@ pub(super) fn put_in(
             value = kept.value;
         }
         if request.ignore_lease {
-            lease = LeaseId::new(kept.lease);
+            lease = kept.lease;
         }
     }
-    let previous = txn.put(request.key.clone(), value, lease)?;
+    let previous = txn.put(request.key.clone(), &value, lease)?;
     Ok(wire::PutResponse {
         header: Some(header(txn.revision())),
         prev_kv: previous.filter(|_| request.prev_kv),
@@ -69,7 +66,7 @@ pub(super) fn delete_range(
 ) -> Result<wire::DeleteRangeResponse, Failure> {
     let mut txn = round.txn();
     let response = delete_in(&mut txn, request)?;
-    txn.end();
+    txn.end()?;
     Ok(response)
 }
 
@@ -83,7 +80,11 @@ pub(super) fn delete_in(
     Ok(wire::DeleteRangeResponse {
         header: Some(header(txn.revision())),
         deleted: i64::try_from(previous.len()).expect("a count of keys in memory fits"),
-        prev_kvs: if request.prev_kv { previous } else { Vec::new() },
+        prev_kvs: if request.prev_kv {
+            previous
+        } else {
+            Vec::new()
+        },
     })
 }
 
@@ -96,12 +97,17 @@ pub(super) fn compact(
     let target = Revision::new(request.revision);
     round.set_compact(target)?;
     outcome.compacted = outcome.compacted.max(Some(target));
-    Ok(pb::CompactionResponse { header: Some(header(round.revision())) })
+    Ok(pb::CompactionResponse {
+        header: Some(header(round.revision())),
+    })
 }
 
 /// A header that says no more than the revision.
 pub(super) fn header(revision: Revision) -> pb::ResponseHeader {
-    pb::ResponseHeader { revision: revision.get(), ..pb::ResponseHeader::default() }
+    pb::ResponseHeader {
+        revision: revision.get(),
+        ..pb::ResponseHeader::default()
+    }
 }
 
 /// The query that a range request asks.
@@ -127,8 +133,8 @@ pub fn range_query(request: &pb::RangeRequest) -> Result<RangeQuery, RequestErro
         4 => SortTarget::Value,
         _ => return Err(RequestError::InvalidSortOption),
     };
+    let interval = Interval::from_request(request.key.clone(), request.range_end.clone());
     Ok(RangeQuery {
-        interval: Interval::from_request(request.key.clone(), request.range_end.clone()),
         revision: request.revision,
         limit: request.limit,
         order,
@@ -139,11 +145,6 @@ pub fn range_query(request: &pb::RangeRequest) -> Result<RangeQuery, RequestErro
         max_mod: request.max_mod_revision,
         min_create: request.min_create_revision,
         max_create: request.max_create_revision,
+        ..RangeQuery::new(interval)
     })
-}
-
-/// Decodes a stored key-value.
-pub(super) fn decode(encoded: &Bytes) -> Result<KeyValue, Failure> {
-    KeyValue::decode(encoded.clone())
-        .map_err(|error| Failure::State(MvccError::corrupt(error.to_string())))
 }

@@ -15,7 +15,11 @@ use crate::mvcc::{Interval, Round};
 use crate::storage::Family;
 
 /// From this cluster version on all members keep checkpoints on disk; before, none does.
-const CHECKPOINTS_KEPT_SINCE: Version = Version { major: 3, minor: 6, patch: 0 };
+const CHECKPOINTS_KEPT_SINCE: Version = Version {
+    major: 3,
+    minor: 6,
+    patch: 0,
+};
 
 /// Applies a grant.
 pub(super) fn grant(
@@ -25,7 +29,11 @@ pub(super) fn grant(
 ) -> Result<pb::LeaseGrantResponse, Failure> {
     let id = LeaseId::new(request.id);
     let ttl = state.lessor.grant(id, request.ttl)?;
-    round.batch().put(Family::Lease, lease_row_key(id), encode_lease_row(id, ttl, 0));
+    round.batch().put(
+        Family::Lease,
+        lease_row_key(id),
+        encode_lease_row(id, ttl, 0),
+    );
     Ok(pb::LeaseGrantResponse {
         header: Some(header(round.revision())),
         id: request.id,
@@ -53,7 +61,9 @@ pub(super) fn revoke(
     let revision = txn.end()?;
     round.batch().delete(Family::Lease, lease_row_key(id));
     state.lessor.revoke(id);
-    Ok(pb::LeaseRevokeResponse { header: Some(header(revision)) })
+    Ok(pb::LeaseRevokeResponse {
+        header: Some(header(revision)),
+    })
 }
 
 /// Applies checkpoints: how much of their time leases have left when the next leader starts
@@ -67,13 +77,17 @@ pub(super) fn checkpoint(
     for checkpoint in &request.checkpoints {
         let (id, remaining) = (LeaseId::new(checkpoint.id), checkpoint.remaining_ttl);
         // A lease that was revoked meanwhile is no error.
-        let Some(ttl) = state.lessor.checkpoint(id, remaining) else { continue };
+        let Some(ttl) = state.lessor.checkpoint(id, remaining) else {
+            continue;
+        };
         if kept {
             let row = encode_lease_row(id, ttl, remaining);
             round.batch().put(Family::Lease, lease_row_key(id), row);
         }
     }
-    Ok(pb::LeaseCheckpointResponse { header: Some(header(round.revision())) })
+    Ok(pb::LeaseCheckpointResponse {
+        header: Some(header(round.revision())),
+    })
 }
 
 #[cfg(test)]
@@ -91,13 +105,19 @@ mod tests {
 
     fn put(round: &mut Round, key: &'static str, lease: i64) {
         let mut txn = round.txn();
-        txn.put(Bytes::from(key), b"v", LeaseId::new(lease)).expect("a put");
+        txn.put(Bytes::from(key), b"v", LeaseId::new(lease))
+            .expect("a put");
         txn.end().expect("the end of a put");
     }
 
     fn row(fixture: &Fixture, id: i64) -> Option<(LeaseId, i64, i64)> {
         let key = lease_row_key(LeaseId::new(id));
-        let row = fixture.state.store.backend().get(Family::Lease, &key).expect("a read");
+        let row = fixture
+            .state
+            .store
+            .backend()
+            .get(Family::Lease, &key)
+            .expect("a read");
         row.and_then(|row| decode_lease_row(&key, &row))
     }
 
@@ -111,8 +131,15 @@ mod tests {
         });
         assert_eq!(row(&fixture, 7), Some((LeaseId::new(7), 2, 0)));
         fixture.round(|round| {
-            let again = grant(&fixture.state, round, &pb::LeaseGrantRequest { id: 7, ttl: 9 });
-            assert!(matches!(again, Err(Failure::Refused(RequestError::LeaseExist))));
+            let again = grant(
+                &fixture.state,
+                round,
+                &pb::LeaseGrantRequest { id: 7, ttl: 9 },
+            );
+            assert!(matches!(
+                again,
+                Err(Failure::Refused(RequestError::LeaseExist))
+            ));
         });
     }
 
@@ -136,7 +163,11 @@ mod tests {
             let response = revoke(&fixture.state, round, &request).expect("the lease exists");
             assert_eq!(response.header.expect("a header").revision, 9);
         });
-        let deleted: Vec<_> = events[1].events.iter().map(|event| event.key.clone()).collect();
+        let deleted: Vec<_> = events[1]
+            .events
+            .iter()
+            .map(|event| event.key.clone())
+            .collect();
         assert_eq!(deleted, ["a", "ab", "b"]);
         assert_eq!(row(&fixture, 7), None);
         assert!(!fixture.state.lessor.contains(LeaseId::new(7)));
@@ -158,7 +189,10 @@ mod tests {
             let response = revoke(&fixture.state, round, &request).expect("the lease exists");
             assert_eq!(response.header.expect("a header").revision, 1);
             let missing = revoke(&fixture.state, round, &request);
-            assert!(matches!(missing, Err(Failure::Refused(RequestError::LeaseNotFound))));
+            assert!(matches!(
+                missing,
+                Err(Failure::Refused(RequestError::LeaseNotFound))
+            ));
         });
         assert!(events.is_empty());
     }
@@ -167,8 +201,14 @@ mod tests {
     fn a_checkpoint_is_kept_on_disk_from_cluster_version_3_6_on() {
         let fixture = Fixture::new();
         let checkpoints = vec![
-            pb::LeaseCheckpoint { id: 7, remaining_ttl: 20 },
-            pb::LeaseCheckpoint { id: 8, remaining_ttl: 20 },
+            pb::LeaseCheckpoint {
+                id: 7,
+                remaining_ttl: 20,
+            },
+            pb::LeaseCheckpoint {
+                id: 8,
+                remaining_ttl: 20,
+            },
         ];
         let request = pb::LeaseCheckpointRequest { checkpoints };
         fixture.round(|round| {
@@ -177,7 +217,10 @@ mod tests {
         });
         assert_eq!(row(&fixture, 7), Some((LeaseId::new(7), 60, 0)));
         fixture.round(|round| {
-            fixture.state.membership.set_version(CHECKPOINTS_KEPT_SINCE, round.batch());
+            fixture
+                .state
+                .membership
+                .set_version(CHECKPOINTS_KEPT_SINCE, round.batch());
             checkpoint(&fixture.state, round, &request).expect("missing leases are passed over");
         });
         assert_eq!(row(&fixture, 7), Some((LeaseId::new(7), 60, 20)));

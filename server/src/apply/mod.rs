@@ -118,20 +118,23 @@ pub struct Outcome {
 
 impl Applier {
     /// Continues from what `state` says is applied.
-    ///
-    /// # Errors
-    ///
-    /// When the applied index cannot be read.
     pub fn new(
         state: State,
         hub: WatchHub,
         wait: Arc<Wait<Applied>>,
         applied_wait: Arc<AppliedWait>,
         conf_changer: Box<dyn ConfChanger>,
-    ) -> Result<Self, ApplyError> {
-        let (applied, _term) = state.store.applied()?;
+    ) -> Self {
+        let (applied, _term) = state.store.applied();
         applied_wait.applied(applied);
-        Ok(Self { state, hub, wait, applied_wait, conf_changer, applied })
+        Self {
+            state,
+            hub,
+            wait,
+            applied_wait,
+            conf_changer,
+            applied,
+        }
     }
 
     /// Applies `entries`, publishes what they changed, and wakes those who wait for it.
@@ -145,8 +148,13 @@ impl Applier {
         let store = self.state.store.clone();
         let mut round = store.begin_round();
         let mut term = None;
-        for entry in entries.iter().filter(|entry| entry.index > self.applied) {
-            assert_eq!(entry.index, self.applied.next(), "committed entries come without gaps");
+        let done = self.applied;
+        for entry in entries.iter().filter(|entry| entry.index > done) {
+            assert_eq!(
+                entry.index,
+                self.applied.next(),
+                "committed entries come without gaps"
+            );
             let reply = self.apply_entry(&mut round, entry, &mut outcome)?;
             replies.extend(reply);
             self.applied = entry.index;
@@ -176,19 +184,26 @@ impl Applier {
         match &entry.payload {
             Payload::Request(data, _) if data.is_empty() => Ok(None),
             Payload::Request(data, Some(decoded)) => {
-                debug_assert_eq!(decoded.encoded_len(), data.len(), "decoded is what is in the log");
-                self.apply_request(round, entry.index, decoded, outcome).map(Some)
+                debug_assert_eq!(
+                    decoded.encoded_len(),
+                    data.len(),
+                    "decoded is what is in the log"
+                );
+                self.apply_request(round, entry.index, decoded, outcome)
+                    .map(Some)
             }
             Payload::Request(data, None) => {
-                let decoded =
-                    InternalRaftRequest::decode(data.clone()).map_err(|error| unknown(entry, error))?;
-                self.apply_request(round, entry.index, &decoded, outcome).map(Some)
+                let decoded = InternalRaftRequest::decode(data.clone())
+                    .map_err(|error| unknown(entry, error))?;
+                self.apply_request(round, entry.index, &decoded, outcome)
+                    .map(Some)
             }
             Payload::ConfChange(data) => {
                 let (id, accepted) = cluster::conf_change(&self.state, round, data)
                     .map_err(|error| unknown(entry, error))?;
-                let conf_state =
-                    self.conf_changer.change(entry.index, accepted.is_ok().then_some(data));
+                let conf_state = self
+                    .conf_changer
+                    .change(entry.index, accepted.is_ok().then_some(data));
                 cluster::put_conf_state(round, &conf_state);
                 Ok(Some((id, accepted)))
             }
@@ -238,23 +253,27 @@ impl From<crate::mvcc::MvccError> for Failure {
     fn from(error: crate::mvcc::MvccError) -> Self {
         use crate::mvcc::MvccError;
         match error {
-            MvccError::Compacted => Self::Refused(RequestError::Compacted),
-            MvccError::FutureRevision => Self::Refused(RequestError::FutureRevision),
+            MvccError::Compacted { .. } => Self::Refused(RequestError::Compacted),
+            MvccError::FutureRevision { .. } => Self::Refused(RequestError::FutureRevision),
             other => Self::State(other),
         }
     }
 }
 
 fn unknown(entry: &Entry, error: impl std::fmt::Display) -> ApplyError {
-    ApplyError::UnknownRequest { index: entry.index, reason: error.to_string() }
+    ApplyError::UnknownRequest {
+        index: entry.index,
+        reason: error.to_string(),
+    }
 }
 
 fn stop(index: Index, failure: Failure) -> ApplyError {
     match failure {
         Failure::State(error) => ApplyError::Mvcc(error),
-        Failure::Refused(error) => {
-            ApplyError::UnknownRequest { index, reason: error.text().to_owned() }
-        }
+        Failure::Refused(error) => ApplyError::UnknownRequest {
+            index,
+            reason: error.text().to_owned(),
+        },
         Failure::Invalid(reason) => ApplyError::UnknownRequest { index, reason },
         Failure::Unknown => ApplyError::UnknownRequest {
             index,

@@ -36,6 +36,8 @@ impl Fixture {
         let mut round = self.state.store.begin_round();
         entries(&mut round);
         let (applied, term) = self.state.store.applied();
-        round.commit(applied.next(), term).expect("a write to a new state")
+        round
+            .commit(applied.next(), term)
+            .expect("a write to a new state")
     }
 }

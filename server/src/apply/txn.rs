@@ -4,7 +4,6 @@ use bytes::Bytes;
 use trilith_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use trilith_proto::etcdserverpb::request_op::Request;
 use trilith_proto::etcdserverpb::{Compare, RangeRequest, RequestOp, ResponseHeader, TxnRequest};
-use trilith_proto::mvccpb::KeyValue;
 use trilith_proto::wire::{self, response_op::Response};
 
 use super::kv::{self, header, range_query};
@@ -13,8 +12,7 @@ use crate::error::RequestError;
 use crate::ids::Revision;
 use crate::lease::Lessor;
 use crate::mvcc::{
-    End, Interval, MvccError, RangeQuery, RangeResult, ReadTxn, Round, SortOrder, SortTarget,
-    WriteTxn,
+    End, Interval, KeyValue, MvccError, RangeQuery, RangeResult, ReadTxn, Round, WriteTxn,
 };
 
 /// What a transaction reads from: a published revision, or the round that is being built.
@@ -78,7 +76,7 @@ pub(super) fn txn(
     let mut steps = path.iter().copied();
     let mut response = execute(&mut txn, request, &mut steps)?;
     response.header = Some(header(txn.revision()));
-    txn.end();
+    txn.end()?;
     Ok(response)
 }
 
@@ -87,7 +85,10 @@ pub(super) fn txn(
 /// # Errors
 ///
 /// When one of its ranges asks for a revision that is compacted or not there yet.
-pub fn read_only_txn(rows: &ReadTxn, request: &TxnRequest) -> Result<wire::TxnResponse, RequestError> {
+pub fn read_only_txn(
+    rows: &ReadTxn,
+    request: &TxnRequest,
+) -> Result<wire::TxnResponse, RequestError> {
     let run = || -> Result<wire::TxnResponse, Failure> {
         let path = chosen_path(rows, request)?;
         let succeeded = path[0];
@@ -100,15 +101,23 @@ pub fn read_only_txn(rows: &ReadTxn, request: &TxnRequest) -> Result<wire::TxnRe
         let mut responses = Vec::with_capacity(operations.len());
         for operation in operations {
             if let Some(Request::RequestRange(range)) = &operation.request {
-                responses.push(response_op(Response::ResponseRange(execute_range(rows, range)?)));
+                responses.push(response_op(Response::ResponseRange(execute_range(
+                    rows, range,
+                )?)));
             }
         }
         let header = Some(header(rows.revision()));
-        Ok(wire::TxnResponse { header, succeeded, responses })
+        Ok(wire::TxnResponse {
+            header,
+            succeeded,
+            responses,
+        })
     };
     run().map_err(|failure| match failure {
         Failure::Refused(error) => error,
-        Failure::State(error) => RequestError::Other(crate::error::Code::DataLoss, error.to_string()),
+        Failure::State(error) => {
+            RequestError::Other(crate::error::Code::DataLoss, error.to_string())
+        }
         Failure::Unknown | Failure::Invalid(_) => RequestError::UnknownMethod,
     })
 }
@@ -142,7 +151,11 @@ fn chosen_path(rows: &impl Rows, request: &TxnRequest) -> Result<Vec<bool>, Fail
 }
 
 fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
-    if succeeded { &request.success } else { &request.failure }
+    if succeeded {
+        &request.success
+    } else {
+        &request.failure
+    }
 }
 
 fn compare_all(rows: &impl Rows, compares: &[Compare]) -> Result<bool, Failure> {
@@ -163,12 +176,13 @@ fn compare_one(rows: &impl Rows, compare: &Compare) -> Result<bool, Failure> {
             None => absent_passes(compare),
         });
     }
-    let found = rows.range(&everything_in(interval))?;
+    let found = rows.range(&RangeQuery::new(interval))?;
     if found.kvs.is_empty() {
         return Ok(absent_passes(compare));
     }
     for encoded in &found.kvs {
-        if !passes(compare, &kv::decode(encoded)?) {
+        let found = KeyValue::decode(encoded).map_err(MvccError::from)?;
+        if !passes(compare, &found) {
             return Ok(false);
         }
     }
@@ -192,14 +206,14 @@ fn passes(compare: &Compare, found: &KeyValue) -> bool {
             found.value[..].cmp(wanted)
         }
         Ok(CompareTarget::Create) => number(
-            found.create_revision,
+            found.create_revision.get(),
             union.and_then(|u| match u {
                 TargetUnion::CreateRevision(revision) => Some(*revision),
                 _ => None,
             }),
         ),
         Ok(CompareTarget::Mod) => number(
-            found.mod_revision,
+            found.mod_revision.get(),
             union.and_then(|u| match u {
                 TargetUnion::ModRevision(revision) => Some(*revision),
                 _ => None,
@@ -213,7 +227,7 @@ fn passes(compare: &Compare, found: &KeyValue) -> bool {
             }),
         ),
         Ok(CompareTarget::Lease) => number(
-            found.lease,
+            found.lease.get(),
             union.and_then(|u| match u {
                 TargetUnion::Lease(lease) => Some(*lease),
                 _ => None,
@@ -239,7 +253,9 @@ fn check(
     request: &TxnRequest,
     steps: &mut impl Iterator<Item = bool>,
 ) -> Result<(), Failure> {
-    let succeeded = steps.next().expect("the path has a step for each transaction on it");
+    let succeeded = steps
+        .next()
+        .expect("the path has a step for each transaction on it");
     for operation in branch(request, succeeded) {
         match &operation.request {
             Some(Request::RequestRange(range)) => check_range(rows, range)?,
@@ -271,17 +287,28 @@ fn check_range(rows: &impl Rows, range: &RangeRequest) -> Result<(), RequestErro
 /// apply then panics at every start. An entry of a Go leader's log must not do that to us.
 fn check_kept_keys(request: &TxnRequest, path: &[bool]) -> Result<(), Failure> {
     let mut deleted = Vec::new();
-    walk(request, &mut path.iter().copied(), &mut |operation| match operation {
-        Request::RequestDeleteRange(delete) => {
-            deleted.push(Interval::from_request(delete.key.clone(), delete.range_end.clone()));
-            Ok(())
-        }
-        Request::RequestPut(put) if put.ignore_value || put.ignore_lease => {
-            let gone = deleted.iter().any(|interval| interval.contains(&put.key));
-            if gone { Err(RequestError::KeyNotFound.into()) } else { Ok(()) }
-        }
-        _ => Ok(()),
-    })
+    walk(
+        request,
+        &mut path.iter().copied(),
+        &mut |operation| match operation {
+            Request::RequestDeleteRange(delete) => {
+                deleted.push(Interval::from_request(
+                    delete.key.clone(),
+                    delete.range_end.clone(),
+                ));
+                Ok(())
+            }
+            Request::RequestPut(put) if put.ignore_value || put.ignore_lease => {
+                let gone = deleted.iter().any(|interval| interval.contains(&put.key));
+                if gone {
+                    Err(RequestError::KeyNotFound.into())
+                } else {
+                    Ok(())
+                }
+            }
+            _ => Ok(()),
+        },
+    )
 }
 
 fn walk(
@@ -289,8 +316,13 @@ fn walk(
     steps: &mut impl Iterator<Item = bool>,
     visit: &mut impl FnMut(&Request) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let succeeded = steps.next().expect("the path has a step for each transaction on it");
-    for operation in branch(request, succeeded).iter().filter_map(|o| o.request.as_ref()) {
+    let succeeded = steps
+        .next()
+        .expect("the path has a step for each transaction on it");
+    for operation in branch(request, succeeded)
+        .iter()
+        .filter_map(|o| o.request.as_ref())
+    {
         match operation {
             Request::RequestTxn(nested) => walk(nested, steps, visit)?,
             other => visit(other)?,
@@ -304,7 +336,9 @@ fn execute(
     request: &TxnRequest,
     steps: &mut impl Iterator<Item = bool>,
 ) -> Result<wire::TxnResponse, Failure> {
-    let succeeded = steps.next().expect("the path has a step for each transaction on it");
+    let succeeded = steps
+        .next()
+        .expect("the path has a step for each transaction on it");
     let operations = branch(request, succeeded);
     let mut responses = Vec::with_capacity(operations.len());
     for operation in operations {
@@ -325,7 +359,11 @@ fn execute(
         });
     }
     // A nested answer has a header without a revision, as etcd's has; the outermost gets its own.
-    Ok(wire::TxnResponse { header: Some(ResponseHeader::default()), succeeded, responses })
+    Ok(wire::TxnResponse {
+        header: Some(ResponseHeader::default()),
+        succeeded,
+        responses,
+    })
 }
 
 fn execute_range(rows: &impl Rows, range: &RangeRequest) -> Result<wire::RangeResponse, Failure> {
@@ -340,21 +378,7 @@ fn execute_range(rows: &impl Rows, range: &RangeRequest) -> Result<wire::RangeRe
 }
 
 fn response_op(response: Response) -> wire::ResponseOp {
-    wire::ResponseOp { response: Some(response) }
-}
-
-fn everything_in(interval: Interval) -> RangeQuery {
-    RangeQuery {
-        interval,
-        revision: 0,
-        limit: 0,
-        order: SortOrder::None,
-        target: SortTarget::Key,
-        keys_only: false,
-        count_only: false,
-        min_mod: 0,
-        max_mod: 0,
-        min_create: 0,
-        max_create: 0,
+    wire::ResponseOp {
+        response: Some(response),
     }
 }

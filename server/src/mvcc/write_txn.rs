@@ -183,6 +183,11 @@ impl<'a> WriteTxn<'a> {
         })
     }
 
+    /// The revision of the last compaction; −1 before the first.
+    pub fn compact_revision(&self) -> Revision {
+        self.round.compact_revision()
+    }
+
     /// Whether it changed anything.
     pub fn changed(&self) -> bool {
         !self.changes.is_empty()

@@ -31,7 +31,11 @@ impl Client {
 
     fn with(store: &TestStore, progress_interval: Duration, bytes_max: usize) -> Self {
         let (sender, receiver) = mpsc::channel(64);
-        let header = |revision| ResponseHeader { revision, raft_term: 7, ..Default::default() };
+        let header = |revision| ResponseHeader {
+            revision,
+            raft_term: 7,
+            ..Default::default()
+        };
         let responses = ResponseStream::new(
             ReceiverStream::new(receiver),
             store.hub.open(),
@@ -39,11 +43,16 @@ impl Client {
             progress_interval,
             bytes_max,
         );
-        Self { requests: Some(sender), responses }
+        Self {
+            requests: Some(sender),
+            responses,
+        }
     }
 
     async fn send(&self, union: RequestUnion) {
-        let request = WatchRequest { request_union: Some(union) };
+        let request = WatchRequest {
+            request_union: Some(union),
+        };
         let requests = self.requests.as_ref().expect("not half-closed");
         requests.send(Ok(request)).await.expect("the stream reads");
     }
@@ -56,11 +65,16 @@ impl Client {
     }
 
     async fn cancel(&self, watch_id: i64) {
-        self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id })).await;
+        self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id }))
+            .await;
     }
 
     async fn next(&mut self) -> WatchResponse {
-        self.responses.next().await.expect("the stream goes on").expect("no error")
+        self.responses
+            .next()
+            .await
+            .expect("the stream goes on")
+            .expect("no error")
     }
 
     /// The next response, as "id@revision: events".
@@ -74,7 +88,11 @@ impl Client {
             .map(|event| {
                 let kv = event.kv.unwrap_or_default();
                 let sign = if event.r#type == 0 { '+' } else { '-' };
-                format!("{sign}{}@{}", String::from_utf8_lossy(&kv.key), kv.mod_revision)
+                format!(
+                    "{sign}{}@{}",
+                    String::from_utf8_lossy(&kv.key),
+                    kv.mod_revision
+                )
             })
             .collect();
         format!("{}@{revision}: {}", response.watch_id, events.join(" "))
@@ -82,11 +100,17 @@ impl Client {
 }
 
 fn key(key: &str) -> WatchCreateRequest {
-    WatchCreateRequest { key: key.to_owned().into(), ..Default::default() }
+    WatchCreateRequest {
+        key: key.to_owned().into(),
+        ..Default::default()
+    }
 }
 
 fn range(from: &str, to: &str) -> WatchCreateRequest {
-    WatchCreateRequest { range_end: to.to_owned().into(), ..key(from) }
+    WatchCreateRequest {
+        range_end: to.to_owned().into(),
+        ..key(from)
+    }
 }
 
 #[tokio::test]
@@ -94,16 +118,32 @@ async fn ids_are_chosen_or_given_and_refusals_have_none() {
     let store = TestStore::new();
     let mut client = Client::new(&store);
     assert_eq!(client.create(key("a")).await.watch_id, 0);
-    assert_eq!(client.create(WatchCreateRequest { watch_id: 1, ..key("a") }).await.watch_id, 1);
+    assert_eq!(
+        client
+            .create(WatchCreateRequest {
+                watch_id: 1,
+                ..key("a")
+            })
+            .await
+            .watch_id,
+        1
+    );
     assert_eq!(client.create(key("a")).await.watch_id, 2);
     for (refused, reason) in [
         (
-            WatchCreateRequest { watch_id: 1, ..key("b") },
+            WatchCreateRequest {
+                watch_id: 1,
+                ..key("b")
+            },
             "mvcc: duplicate watch ID provided on the WatchStream",
         ),
         (range("b", "a"), "mvcc: watcher range is empty"),
         (
-            WatchCreateRequest { start_revision: -1, watch_id: 1, ..range("b", "a") },
+            WatchCreateRequest {
+                start_revision: -1,
+                watch_id: 1,
+                ..range("b", "a")
+            },
             "etcdserver: mvcc: required revision has been compacted",
         ),
     ] {
@@ -129,15 +169,33 @@ async fn no_key_is_the_first_one_and_range_end_zero_is_everything_after() {
     for _ in 0..5 {
         lines.push(client.line().await);
     }
-    assert_eq!(lines, ["0@2: +\0@2", "1@2: +\0@2", "1@3: +a@3", "1@4: +b@4", "2@4: +b@4"]);
+    assert_eq!(
+        lines,
+        [
+            "0@2: +\0@2",
+            "1@2: +\0@2",
+            "1@3: +a@3",
+            "1@4: +b@4",
+            "2@4: +b@4"
+        ]
+    );
 }
 
 #[tokio::test]
 async fn filters_leave_out_a_kind_and_unknown_ones_nothing() {
     let mut store = TestStore::new();
     let mut client = Client::new(&store);
-    for filters in [vec![FilterType::Noput as i32], vec![FilterType::Nodelete as i32], vec![77]] {
-        client.create(WatchCreateRequest { filters, ..key("a") }).await;
+    for filters in [
+        vec![FilterType::Noput as i32],
+        vec![FilterType::Nodelete as i32],
+        vec![77],
+    ] {
+        client
+            .create(WatchCreateRequest {
+                filters,
+                ..key("a")
+            })
+            .await;
     }
     store.put("a", "1");
     store.delete("a");
@@ -168,7 +226,12 @@ async fn asked_progress_is_for_the_whole_stream() {
     let mut store = TestStore::new();
     let mut client = Client::new(&store);
     client.create(key("a")).await;
-    client.create(WatchCreateRequest { start_revision: 3, ..key("a") }).await;
+    client
+        .create(WatchCreateRequest {
+            start_revision: 3,
+            ..key("a")
+        })
+        .await;
     store.put("a", "1");
     let progress = || RequestUnion::ProgressRequest(WatchProgressRequest {});
     // Silent: the second watcher's start is still to come.
@@ -185,7 +248,12 @@ async fn quiet_watchers_are_told_of_progress() {
     let store = TestStore::new();
     let mut client = Client::with(&store, Duration::from_millis(1), 1000);
     client.create(key("a")).await;
-    client.create(WatchCreateRequest { progress_notify: true, ..key("a") }).await;
+    client
+        .create(WatchCreateRequest {
+            progress_notify: true,
+            ..key("a")
+        })
+        .await;
     assert_eq!(client.line().await, "1@1: ");
     assert_eq!(client.line().await, "1@1: ");
 }
@@ -198,7 +266,11 @@ async fn fragments_are_for_those_who_asked() {
     }
     let mut client = Client::new(&store);
     client
-        .create(WatchCreateRequest { fragment: true, start_revision: 2, ..range("a", "b") })
+        .create(WatchCreateRequest {
+            fragment: true,
+            start_revision: 2,
+            ..range("a", "b")
+        })
         .await;
     let mut fragments = Vec::new();
     while fragments.last() != Some(&false) {
@@ -207,9 +279,17 @@ async fn fragments_are_for_those_who_asked() {
         fragments.push(response.fragment);
     }
     assert_eq!(fragments, [true, true, false]);
-    client.create(WatchCreateRequest { start_revision: 2, ..range("a", "b") }).await;
+    client
+        .create(WatchCreateRequest {
+            start_revision: 2,
+            ..range("a", "b")
+        })
+        .await;
     let whole = client.next().await;
-    assert_eq!((whole.watch_id, whole.fragment, whole.events.len()), (1, false, 5));
+    assert_eq!(
+        (whole.watch_id, whole.fragment, whole.events.len()),
+        (1, false, 5)
+    );
 }
 
 #[tokio::test]
@@ -236,13 +316,26 @@ async fn a_broken_request_and_a_stopping_server_end_the_stream() {
     let broken = Status::invalid_argument("broken");
     let requests = client.requests.as_ref().expect("open");
     requests.send(Err(broken)).await.expect("the stream reads");
-    let error = client.responses.next().await.expect("an end").expect_err("an error");
+    let error = client
+        .responses
+        .next()
+        .await
+        .expect("an end")
+        .expect_err("an error");
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(client.responses.next().await.is_none());
 
     let mut client = Client::new(&store);
     client.create(key("a")).await;
     store.hub.stop();
-    let error = client.responses.next().await.expect("an end").expect_err("an error");
-    assert_eq!((error.code(), error.message()), (Code::Unavailable, "etcdserver: server stopped"));
+    let error = client
+        .responses
+        .next()
+        .await
+        .expect("an end")
+        .expect_err("an error");
+    assert_eq!(
+        (error.code(), error.message()),
+        (Code::Unavailable, "etcdserver: server stopped")
+    );
 }

@@ -1,0 +1,58 @@
+//! The apply thread: takes committed entries in order, a round at a time.
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::fatal::fatal;
+use crate::apply::{Applier, Entry, Payload};
+use crate::limits::{APPLY_ROUND_BYTES_MAX, APPLY_ROUND_ENTRIES_MAX};
+use crate::member::MemberHandle;
+
+/// What the apply thread works with.
+pub(super) struct ApplyThread {
+    /// The state machine.
+    pub(super) applier: Applier,
+    /// Committed entries, as the raft thread hands them out.
+    pub(super) committed: Receiver<Vec<Entry>>,
+    /// Hears how far apply has come.
+    pub(super) member: MemberHandle,
+    /// Hears that a compaction was accepted, for the background deletion.
+    pub(super) compacted: Sender<()>,
+}
+
+impl ApplyThread {
+    /// Runs until the raft thread hangs up.
+    pub(super) fn run(mut self) {
+        while let Ok(mut entries) = self.committed.recv() {
+            // What has piled up meanwhile shares the round, and so the write and the wake-ups.
+            while within_bounds(&entries) {
+                match self.committed.try_recv() {
+                    Ok(more) => entries.extend(more),
+                    Err(_empty_or_closed) => break,
+                }
+            }
+            self.round(&entries);
+        }
+    }
+
+    fn round(&mut self, entries: &[Entry]) {
+        let outcome = match self.applier.apply(entries) {
+            Ok(outcome) => outcome,
+            Err(error) => fatal("cannot apply a committed entry", &error),
+        };
+        self.member.applied(self.applier.applied());
+        if outcome.compacted.is_some() {
+            // A full channel holds a word that the compactor has not heard yet: one is enough.
+            let _heard = self.compacted.try_send(());
+        }
+    }
+}
+
+fn within_bounds(entries: &[Entry]) -> bool {
+    let bytes: usize = entries
+        .iter()
+        .map(|entry| match &entry.payload {
+            Payload::Request(data, _) | Payload::ConfChange(data) => data.len(),
+        })
+        .sum();
+    entries.len() < APPLY_ROUND_ENTRIES_MAX && bytes < APPLY_ROUND_BYTES_MAX
+}

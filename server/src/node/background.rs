@@ -1,0 +1,144 @@
+//! The threads that keep the state in shape: flush and log truncation, and the deletion of what was
+//! compacted.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::watch;
+
+use super::fatal::fatal;
+use crate::ids::{Index, Revision};
+use crate::member::MemberHandle;
+use crate::mvcc::compaction::{self, CompactionOptions};
+use crate::mvcc::{MvccError, Store};
+use crate::storage::Backend;
+
+/// Flushes the state in time and lets the log forget what the flushed state holds.
+pub(super) struct Flusher {
+    /// The state.
+    pub(super) backend: Backend,
+    /// Knows what is applied and what of it is durable.
+    pub(super) store: Store,
+    /// Whose log is cut.
+    pub(super) member: MemberHandle,
+    /// `--snapshot-count`: how many more entries must be durable before the log is cut again.
+    pub(super) entries_between_cuts: u64,
+    /// Closed when the server stops.
+    pub(super) stop: Receiver<()>,
+}
+
+impl Flusher {
+    /// Runs until the server stops, then flushes once more, so that the next start replays nothing.
+    pub(super) fn run(self) {
+        let mut cut = Index::default();
+        let mut dirty_since: Option<Instant> = None;
+        loop {
+            let stopping =
+                self.stop.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Disconnected);
+            if let Err(error) = self.backend.check() {
+                fatal("the state cannot be written any more", &error);
+            }
+            let unflushed = self.backend.unflushed();
+            if unflushed.rows == 0 {
+                dirty_since = None;
+            }
+            let now = Instant::now();
+            let dirty_for = now - *dirty_since.get_or_insert(now);
+            let due = unflushed.rows >= UNFLUSHED_ROWS_MAX
+                || unflushed.bytes >= UNFLUSHED_BYTES_MAX
+                || dirty_for >= UNFLUSHED_TIME_MAX
+                || stopping;
+            if due && unflushed.rows > 0 {
+                if let Err(error) = self.backend.flush() {
+                    fatal("cannot flush the state", &error);
+                }
+                dirty_since = None;
+            }
+            self.cut_log(&mut cut);
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    /// Lets the log go up to what a crash would leave in the state.
+    fn cut_log(&self, cut: &mut Index) {
+        let durable = match self.store.persisted_applied() {
+            Ok((index, _term)) => index,
+            Err(error) => fatal("cannot read the durable applied index", &error),
+        };
+        if durable.get() >= cut.get() + self.entries_between_cuts {
+            self.member.compact_log(durable);
+            *cut = durable;
+        }
+    }
+}
+
+/// Deletes what accepted compactions left unreachable, one compaction after the other.
+pub(super) struct Compactor {
+    /// Knows which compactions are to be done; one may be left from before the last stop.
+    pub(super) store: Store,
+    /// Hears when a compaction was accepted; closed when the server stops.
+    pub(super) accepted: Receiver<()>,
+    /// Tells how far the deletion has come, to those who asked for a physical compaction.
+    pub(super) finished: watch::Sender<Revision>,
+    /// How a compaction runs.
+    pub(super) options: CompactionOptions,
+    /// `--compaction-sleep-interval`: pause between two batches.
+    pub(super) pause: Duration,
+    /// Closed when the server stops; the rest is done after the next start.
+    pub(super) stop: Receiver<()>,
+}
+
+impl Compactor {
+    /// Runs until the server stops.
+    pub(super) fn run(self) {
+        loop {
+            while let Some(target) = self.store.next_compaction() {
+                if !self.compact(target) {
+                    return;
+                }
+            }
+            if self.accepted.recv().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Compacts to `target`. False when the server stops before it is done.
+    fn compact(&self, target: Revision) -> bool {
+        let begun = Instant::now();
+        let mut pause = || match self.stop.recv_timeout(self.pause) {
+            Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        let report = match compaction::run(&self.store, target, &self.options, &mut pause) {
+            Ok(report) => report,
+            Err(MvccError::Stopped) => return false,
+            Err(error) => fatal("cannot compact the state", &error),
+        };
+        self.finished.send_replace(target);
+        tracing::info!(
+            "compact-revision" = target.get(),
+            "took" = ?begun.elapsed(),
+            "rows-seen" = report.rows_seen,
+            "revisions-removed" = report.revisions_removed,
+            "finished scheduled compaction"
+        );
+        true
+    }
+}
+
+/// How often the flusher looks; it is off every request's path.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Rows in memory beyond which a start after a crash would take too long: a replay makes some hundred
+/// thousand rows a second, and should stay near half a second.
+const UNFLUSHED_ROWS_MAX: u64 = 300_000;
+
+/// Bytes in memory beyond which they are flushed, for large values.
+const UNFLUSHED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How long a write may stay in memory only.
+const UNFLUSHED_TIME_MAX: Duration = Duration::from_secs(30);

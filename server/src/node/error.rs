@@ -1,0 +1,45 @@
+//! Why a member did not start.
+
+use std::net::SocketAddr;
+
+use crate::cluster::bootstrap::BootstrapError;
+use crate::cluster::datadir::DataDirError;
+use crate::config::ConfigError;
+use crate::ids::ClusterId;
+use crate::member::StartError;
+use crate::mvcc::MvccError;
+use crate::storage::StorageError;
+
+/// Why a member did not start. Nothing was acknowledged, and the text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the texts say what each means")]
+pub enum NodeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Member(#[from] StartError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Mvcc(#[from] MvccError),
+    #[error(transparent)]
+    Apply(#[from] crate::apply::ApplyError),
+    #[error(
+        "--wal-dir {path} holds something already, and --data-dir has no member: it is the log of \
+         another member, or of this one after its data directory was lost; choose an empty directory"
+    )]
+    ForeignLog { path: String },
+    #[error("{address} cannot be listened on: {error}; is another process using it?")]
+    Listen {
+        address: SocketAddr,
+        error: std::io::Error,
+    },
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    #[error("the membership in the state of cluster {0} is damaged: {1}")]
+    ConfState(ClusterId, String),
+}

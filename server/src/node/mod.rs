@@ -1,0 +1,14 @@
+//! Wires the parts of one member together and owns its threads; the only place where parts meet.
+
+mod apply_thread;
+mod background;
+mod boot;
+mod error;
+mod expiry;
+mod fatal;
+mod publish;
+mod serve;
+mod sink;
+
+pub use error::NodeError;
+pub use serve::run;

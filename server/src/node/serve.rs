@@ -1,0 +1,343 @@
+//! Runs one member from its configuration until it is told to stop.
+
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::apply_thread::ApplyThread;
+use super::background::{Compactor, Flusher};
+use super::boot::{self, Opened};
+use super::error::NodeError;
+use super::sink::{Sink, ToRaft};
+use super::{expiry, publish};
+use crate::alarm::Alarms;
+use crate::api::{
+    ClusterService, ConnectionSettings, HeaderSource, KvService, LeaseService, MaintenanceService,
+    Reuse, Services, WatchService,
+};
+use crate::apply::{Applied, Applier, Entry, State};
+use crate::cluster::Membership;
+use crate::config::Config;
+use crate::ids::{MemberId, Revision};
+use crate::lease::{Lessor, min_ttl};
+use crate::member::{ApplyWork, MemberHandle, MemberOptions};
+use crate::mvcc::compaction::CompactionOptions;
+use crate::mvcc::watch::WatchHub;
+use crate::propose::Proposer;
+use crate::read::Reader;
+use crate::wait::{AppliedWait, Wait};
+
+/// Serves `config`'s member until `shutdown` resolves; then finishes what is in flight and closes.
+///
+/// Runs within a multi-threaded tokio runtime.
+///
+/// # Errors
+///
+/// When the member cannot start. Once it runs, what it cannot go on from ends the process.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), NodeError> {
+    let listeners = listen(&config)?;
+    let config = Arc::new(config);
+    let opening = config.clone();
+    let opened = tokio::task::spawn_blocking(move || boot::open(&opening)).await;
+    let opened = opened.expect("opening does not panic")?;
+    let node = Node::start(&config, opened)?;
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = node.spawn_tasks(&config);
+    let settings = ConnectionSettings {
+        request_bytes_max: config.max_request_bytes,
+        concurrent_streams_max: config.max_concurrent_streams,
+        keepalive_interval: config.grpc_keepalive_interval,
+        keepalive_timeout: config.grpc_keepalive_timeout,
+    };
+    let hub = node.hub.clone();
+    let stopper = tokio::spawn(async move {
+        shutdown.await;
+        // Streams that never end by themselves would hold the drain up.
+        hub.stop();
+        stop.send_replace(true);
+    });
+    crate::api::serve(listeners, node.services(&config), settings, stopping).await;
+    stopper.abort();
+    tasks.shutdown().await;
+    tokio::task::spawn_blocking(move || node.stop())
+        .await
+        .expect("stopping does not panic");
+    Ok(())
+}
+
+fn listen(config: &Config) -> Result<Vec<TcpListener>, NodeError> {
+    let mut listeners = Vec::new();
+    for url in &config.listen_client_urls {
+        let address = url
+            .bind_address()
+            .expect("the configuration was checked to name addresses");
+        let reuse = Reuse {
+            port: config.socket_reuse_port,
+        };
+        let listener = crate::api::bind(address, reuse)
+            .map_err(|error| NodeError::Listen { address, error })?;
+        tracing::info!(%address, "serving client traffic");
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// A running member.
+struct Node {
+    id: MemberId,
+    header: HeaderSource,
+    state: State,
+    member: MemberHandle,
+    proposer: Proposer,
+    reader: Reader,
+    hub: WatchHub,
+    compacted: watch::Receiver<Revision>,
+    /// Dropped to stop the background threads.
+    stop: Option<Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+    opened: boot::Kept,
+}
+
+impl Node {
+    fn start(config: &Config, opened: Opened) -> Result<Self, NodeError> {
+        let Opened {
+            kept,
+            identity,
+            log,
+            store,
+            conf_state,
+        } = opened;
+        let id = identity.member_id;
+        let heartbeat = config.heartbeat_interval;
+        let election_ticks = config.election_ticks();
+        let election_timeout = config.election_timeout;
+        let view = store.read().view().clone();
+        let ticks = u32::try_from(election_ticks).expect("at most 50,000 ticks");
+        let state = State {
+            lessor: Lessor::load(&view, min_ttl(ticks, heartbeat))?,
+            alarms: Alarms::load(&view)?,
+            membership: Membership::load(&view, config.max_learners)?,
+            store: store.clone(),
+        };
+        drop(view);
+        let wait = Arc::new(Wait::<Applied>::default());
+        let applied_wait = Arc::new(AppliedWait::default());
+        let hub = WatchHub::new(store.clone())?;
+        let (committed, entries) = bounded(ApplyWork::UNAPPLIED_MAX);
+        let (leader, led) = watch::channel(None);
+        let reader_cell = Arc::new(OnceLock::new());
+        let sink = Sink {
+            id,
+            committed,
+            reader: reader_cell.clone(),
+            wait: wait.clone(),
+            lessor: state.lessor.clone(),
+            lease_extension: election_timeout,
+            leader,
+        };
+        let options = MemberOptions {
+            id,
+            heartbeat,
+            election_ticks,
+            pre_vote: config.pre_vote,
+            catch_up_entries: config.snapshot_catchup_entries,
+            seed: id.get(),
+        };
+        let member = log.start(options, store.applied(), conf_state, Arc::new(sink))?;
+        let proposer = Proposer::new(
+            member.clone(),
+            wait.clone(),
+            id,
+            led,
+            config.max_request_bytes,
+            election_timeout,
+        );
+        let reader = Reader::new(member.clone(), applied_wait.clone(), proposer.timeout());
+        assert!(
+            reader_cell.set(reader.clone()).is_ok(),
+            "the reader is set once"
+        );
+        let conf_changer = Box::new(ToRaft(member.clone()));
+        let applier = Applier::new(state.clone(), hub.clone(), wait, applied_wait, conf_changer);
+        let header = HeaderSource::new(identity.cluster_id, id, member.clone(), store);
+        let compacted = watch::channel(Revision::default()).1;
+        let mut node = Self {
+            id,
+            header,
+            state,
+            member,
+            proposer,
+            reader,
+            hub,
+            compacted,
+            stop: None,
+            threads: Vec::new(),
+            opened: kept,
+        };
+        node.spawn_threads(config, applier, entries)?;
+        Ok(node)
+    }
+
+    fn spawn_threads(
+        &mut self,
+        config: &Config,
+        applier: Applier,
+        entries: Receiver<Vec<Entry>>,
+    ) -> Result<(), NodeError> {
+        let (stop, stopping) = bounded(0);
+        self.stop = Some(stop);
+        let (accepted, to_compact) = bounded(1);
+        let (finished, compacted) = watch::channel(Revision::default());
+        self.compacted = compacted;
+        let apply = ApplyThread {
+            applier,
+            committed: entries,
+            member: self.member.clone(),
+            compacted: accepted,
+        };
+        let flusher = Flusher {
+            backend: self.state.store.backend().clone(),
+            store: self.state.store.clone(),
+            member: self.member.clone(),
+            entries_between_cuts: config.snapshot_count,
+            stop: stopping.clone(),
+        };
+        let compactor = Compactor {
+            store: self.state.store.clone(),
+            accepted: to_compact,
+            finished,
+            options: CompactionOptions {
+                batch_rows: NonZeroUsize::new(config.compaction_batch_limit)
+                    .expect("the configuration was checked to allow at least one row"),
+                hash: config.feature_gates.compact_hash_check,
+            },
+            pause: config.compaction_sleep_interval,
+            stop: stopping,
+        };
+        self.threads.push(spawn("apply", move || apply.run())?);
+        self.threads
+            .push(spawn("compaction", move || compactor.run())?);
+        self.threads.push(spawn("flush", move || flusher.run())?);
+        Ok(())
+    }
+
+    fn spawn_tasks(&self, config: &Config) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let reader = self.reader.clone();
+        tasks.spawn(async move {
+            let mut interval = tokio::time::interval(READ_RETRY_LOOK);
+            loop {
+                interval.tick().await;
+                reader.tick(Instant::now());
+            }
+        });
+        tasks.spawn(expiry::run(
+            self.state.lessor.clone(),
+            self.proposer.clone(),
+            self.reader.clone(),
+        ));
+        let urls = config
+            .advertise_client_urls
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let publish =
+            publish::attributes(self.proposer.clone(), self.id, config.name.clone(), urls);
+        tasks.spawn(async move {
+            publish.await;
+            tracing::info!("ready to serve client requests");
+        });
+        tasks.spawn(publish::cluster_version(
+            self.proposer.clone(),
+            self.member.clone(),
+            self.id,
+            self.state.membership.clone(),
+        ));
+        tasks
+    }
+
+    fn services(&self, config: &Config) -> Services {
+        let (header, proposer, reader) = (
+            self.header.clone(),
+            self.proposer.clone(),
+            self.reader.clone(),
+        );
+        let State {
+            store,
+            lessor,
+            alarms,
+            membership,
+        } = self.state.clone();
+        Services {
+            kv: KvService {
+                header: header.clone(),
+                proposer: proposer.clone(),
+                reader: reader.clone(),
+                store: store.clone(),
+                compaction: self.compacted.clone(),
+                txn_operations_max: config.max_txn_ops,
+                request_bytes_max: config.max_request_bytes,
+            },
+            watch: WatchService {
+                header: header.clone(),
+                hub: self.hub.clone(),
+                progress_interval: config.watch_progress_notify_interval,
+                request_bytes_max: config.max_request_bytes,
+            },
+            lease: LeaseService {
+                header: header.clone(),
+                proposer: proposer.clone(),
+                reader: reader.clone(),
+                store: store.clone(),
+                lessor,
+            },
+            cluster: ClusterService {
+                header: header.clone(),
+                reader: reader.clone(),
+                membership: membership.clone(),
+                strict_reconfig_check: config.strict_reconfig_check,
+            },
+            maintenance: MaintenanceService {
+                header,
+                proposer,
+                reader,
+                backend: store.backend().clone(),
+                store,
+                alarms,
+                membership,
+                member: self.member.clone(),
+                quota_bytes: config.quota_backend_bytes,
+            },
+        }
+    }
+
+    /// Closes the log, applies what is committed, and flushes.
+    fn stop(mut self) {
+        self.member.stop();
+        drop(self.stop.take());
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::warn!("a thread of the member ended by a panic");
+            }
+        }
+        drop(self.opened);
+        tracing::info!("the member has stopped");
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// How often reads without an answer are looked for.
+const READ_RETRY_LOOK: Duration = Duration::from_millis(100);

@@ -1,0 +1,109 @@
+//! Where the member core's output goes: apply, readers, lessor, and those who wait for a leader.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use tokio::sync::watch;
+use trilith_proto::raftpb;
+
+use super::fatal::fatal;
+use crate::apply::{Applied, ConfChanger, Entry, Payload};
+use crate::error::RequestError;
+use crate::ids::{Index, MemberId, RequestId};
+use crate::lease::Lessor;
+use crate::member::{ApplyWork, CommittedSink, ConfChange, EntryKind, MemberHandle, MemberStatus};
+use crate::read::Reader;
+use crate::wait::Wait;
+
+/// Passes on what the raft and log threads give.
+pub(super) struct Sink {
+    /// This member.
+    pub(super) id: MemberId,
+    /// To the apply thread; it has as many places as the member hands out works.
+    pub(super) committed: Sender<Vec<Entry>>,
+    /// Set once the member that it asks has started.
+    pub(super) reader: Arc<OnceLock<Reader>>,
+    /// Requests whose proposals may be dropped.
+    pub(super) wait: Arc<Wait<Applied>>,
+    /// Keeps deadlines while this member leads.
+    pub(super) lessor: Lessor,
+    /// What a new leader adds to every lease: the election timeout.
+    pub(super) lease_extension: Duration,
+    /// Who leads; proposals wait for somebody.
+    pub(super) leader: watch::Sender<Option<MemberId>>,
+}
+
+impl CommittedSink for Sink {
+    fn committed(&self, work: ApplyWork) {
+        let entries = work.entries.into_iter().map(|entry| Entry {
+            index: entry.index,
+            term: entry.term,
+            payload: match entry.kind {
+                EntryKind::Normal(data) => Payload::Request(data, entry.decoded),
+                EntryKind::ConfChange(data) => Payload::ConfChange(data),
+            },
+        });
+        // Closed only when the apply thread has ended, which it does after this one, or fatally.
+        let _closed = self.committed.send(entries.collect());
+    }
+
+    fn read_state(&self, context: u64, index: Index) {
+        if let Some(reader) = self.reader.get() {
+            reader.confirmed(context, index);
+        }
+    }
+
+    fn leader_changed(&self, status: &MemberStatus) {
+        let changed = self.leader.send_replace(status.leader) != status.leader;
+        let leads = status.leader == Some(self.id);
+        if leads && !self.lessor.is_primary() {
+            self.lessor.promote(self.lease_extension);
+        } else if !leads && self.lessor.is_primary() {
+            self.lessor.demote();
+        }
+        if changed {
+            let leader = status.leader.map(|id| id.to_string());
+            tracing::info!(leader, term = status.term.get(), "raft leader changed");
+            if let Some(reader) = self.reader.get() {
+                reader.leader_changed();
+            }
+        }
+    }
+
+    fn dropped(&self, ids: &[RequestId]) {
+        for id in ids {
+            self.wait.trigger(*id, Err(RequestError::NoLeader));
+        }
+    }
+
+    fn send(&self, messages: Vec<raftpb::Message>) {
+        // The only voter has nobody to send to.
+        tracing::debug!(
+            count = messages.len(),
+            "dropped messages to members that do not exist"
+        );
+    }
+}
+
+/// Takes membership changes from apply to the raft core.
+pub(super) struct ToRaft(pub(super) MemberHandle);
+
+impl ConfChanger for ToRaft {
+    fn change(&mut self, index: Index, accepted: Option<&bytes::Bytes>) -> bytes::Bytes {
+        let change = accepted.map(|data| match ConfChange::decode(data) {
+            Ok(change) => change,
+            Err(error) => fatal(
+                &format!("cannot read the membership change at {index}"),
+                &error,
+            ),
+        });
+        match self.0.apply_conf_change(change) {
+            Ok(conf_state) => conf_state.encode(),
+            Err(error) => fatal(
+                &format!("cannot apply the membership change at {index}"),
+                &std::io::Error::other(error),
+            ),
+        }
+    }
+}
