@@ -13,7 +13,7 @@ use crate::client::frame;
 pub(crate) const PREFIX: &str = "/bench/objects/";
 /// The first key after all of them.
 pub(crate) const PREFIX_END: &str = "/bench/objects0";
-/// Values are windows of one random buffer, so that making one costs a copy and no two neighbours
+/// Values are windows of one random buffer, so that making one costs a copy and no two neighbors
 /// in a block compress against each other.
 const NOISE: usize = 1 << 20;
 

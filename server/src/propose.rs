@@ -100,8 +100,8 @@ impl Proposer {
         self.shared.timeout
     }
 
-    /// Proposes as often as it takes: a proposal that raft did not take, since nobody led, never comes
-    /// into the log, so it is safe to propose it again.
+    /// Proposes as often as it takes: a proposal that raft did not take, since nobody led, never
+    /// comes into the log, so it is safe to propose it again.
     async fn until_applied(&self, proposal: Proposal) -> Applied {
         let shared = &*self.shared;
         loop {

@@ -1,8 +1,9 @@
 //! Linearizable reads: one ReadIndex round confirms the leader for every reader that waits.
 //!
-//! Readers that come while a round is under way wait for the next one, since that round may have read
-//! the commit index before they came. A round that gets no answer is asked again under a new context
-//! (raft-rs keeps the older index for a repeated one), and readers give up after the request timeout.
+//! Readers that come while a round is under way wait for the next one, since that round may have
+//! read the commit index before they came. A round that gets no answer is asked again under a new
+//! context (raft-rs keeps the older index for a repeated one), and readers give up after the
+//! request timeout.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -10,8 +10,8 @@ use crate::ids::{Index, RequestId};
 
 /// Requests that wait for the result of their proposal, by request id.
 ///
-/// Ids are spread over shards by their low bits, which count up, so that client threads that register
-/// and the apply thread that triggers seldom meet on one lock.
+/// Ids are spread over shards by their low bits, which count up, so that client threads that
+/// register and the apply thread that triggers seldom meet on one lock.
 #[derive(Debug)]
 pub struct Wait<T> {
     shards: [Mutex<HashMap<u64, oneshot::Sender<T>>>; SHARDS],

@@ -40,7 +40,8 @@ impl HeaderSource {
         self.fill_without_revision(header);
     }
 
-    /// Completes everything but the revision, for answers that carry a revision of their own or none.
+    /// Completes everything but the revision, for answers that carry a revision of their own or
+    /// none.
     pub fn fill_without_revision(&self, header: &mut ResponseHeader) {
         header.cluster_id = self.cluster_id.get();
         header.member_id = self.member_id.get();

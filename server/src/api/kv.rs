@@ -184,7 +184,8 @@ impl KvService {
     }
 }
 
-/// Keys that a read may scan on the thread that serves connections: well under a millisecond's worth.
+/// Keys that a read may scan on the thread that serves connections: well under a millisecond's
+/// worth.
 const INLINE_KEYS_MAX: i64 = 128;
 
 /// What a reader of the store is told.

@@ -77,7 +77,8 @@ impl Chunks {
             let count = self.range(0, false)?.count;
             return Ok((self.last(Vec::new(), false, count), true));
         }
-        // Only the last chunk has a count, and only a limit can leave something uncounted behind it.
+        // Only the last chunk has a count, and only a limit can leave something uncounted behind
+        // it.
         let may_be_last = self.left == self.keys;
         let found = self.range(self.keys, !may_be_last)?;
         let keys = i64::try_from(found.kvs.len()).expect("a chunk's keys fit");

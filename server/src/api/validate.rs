@@ -118,10 +118,10 @@ fn overlaps(branch: &[RequestOp]) -> Result<Touched, RequestError> {
         }
     }
     for operation in branch {
-        if let Some(Request::RequestPut(put)) = &operation.request {
-            if touched.deletes.contains(&put.key) || !touched.puts.insert(put.key.clone()) {
-                return Err(RequestError::DuplicateKey);
-            }
+        if let Some(Request::RequestPut(put)) = &operation.request
+            && (touched.deletes.contains(&put.key) || !touched.puts.insert(put.key.clone()))
+        {
+            return Err(RequestError::DuplicateKey);
         }
     }
     Ok(touched)

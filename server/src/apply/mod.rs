@@ -1,8 +1,8 @@
 //! The only writer of replicated state: committed entries in, rows and replies out.
 //!
-//! Same entries, same bytes: nothing here reads a clock, a random source, a local setting, or whether
-//! somebody waits for the result. All entries of a round go into one RocksDB write together with the
-//! applied index; only after it is published do watchers and waiting requests hear of it.
+//! Same entries, same bytes: nothing here reads a clock, a random source, a local setting, or
+//! whether somebody waits for the result. All entries of a round go into one RocksDB write together
+//! with the applied index; only after it is published do watchers and waiting requests hear of it.
 
 mod alarm;
 mod cluster;

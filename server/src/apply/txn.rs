@@ -138,8 +138,8 @@ fn ranges_only(request: &TxnRequest, accept: impl Fn(&RangeRequest) -> bool) -> 
     })
 }
 
-/// Which branch each transaction takes, this one first, then the nested ones of that branch in order.
-/// All compare against the state before the first write.
+/// Which branch each transaction takes, this one first, then the nested ones of that branch in
+/// order. All compare against the state before the first write.
 fn chosen_path(rows: &impl Rows, request: &TxnRequest) -> Result<Vec<bool>, Failure> {
     let mut path = vec![compare_all(rows, &request.compare)?];
     for operation in branch(request, path[0]) {
@@ -283,8 +283,8 @@ fn check_range(rows: &impl Rows, range: &RangeRequest) -> Result<(), RequestErro
 
 /// Refuses a put that keeps the value or lease of a key which the same transaction deletes before.
 ///
-/// The API refuses such an overlap; etcd's does not see it when the delete is a from-key one, and its
-/// apply then panics at every start. An entry of a Go leader's log must not do that to us.
+/// The API refuses such an overlap; etcd's does not see it when the delete is a from-key one, and
+/// its apply then panics at every start. An entry of a Go leader's log must not do that to us.
 fn check_kept_keys(request: &TxnRequest, path: &[bool]) -> Result<(), Failure> {
     let mut deleted = Vec::new();
     walk(

@@ -133,8 +133,8 @@ impl Compactor {
 /// How often the flusher looks; it is off every request's path.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Rows in memory beyond which a start after a crash would take too long: a replay makes some hundred
-/// thousand rows a second, and should stay near half a second.
+/// Rows in memory beyond which a start after a crash would take too long: a replay makes some
+/// hundred thousand rows a second, and should stay near half a second.
 const UNFLUSHED_ROWS_MAX: u64 = 300_000;
 
 /// Bytes in memory beyond which they are flushed, for large values.

@@ -30,7 +30,8 @@ pub enum NodeError {
     Apply(#[from] crate::apply::ApplyError),
     #[error(
         "--wal-dir {path} holds something already, and --data-dir has no member: it is the log of \
-         another member, or of this one after its data directory was lost; choose an empty directory"
+         another member, or of this one after its data directory was lost; choose an empty \
+         directory"
     )]
     ForeignLog { path: String },
     #[error("{address} cannot be listened on: {error}; is another process using it?")]

@@ -13,8 +13,8 @@ use crate::read::Reader;
 
 /// Looks for expired leases until the server stops.
 ///
-/// A revoke is proposed only after this member has confirmed that it still leads: a deposed leader's
-/// clock must not end leases that the new one has extended.
+/// A revoke is proposed only after this member has confirmed that it still leads: a deposed
+/// leader's clock must not end leases that the new one has extended.
 pub(super) async fn run(lessor: Lessor, proposer: Proposer, reader: Reader) {
     let in_flight = Arc::new(Semaphore::new(REVOKES_IN_FLIGHT_MAX));
     let mut interval = tokio::time::interval(SCAN_INTERVAL);
@@ -59,6 +59,6 @@ pub(super) async fn run(lessor: Lessor, proposer: Proposer, reader: Reader) {
 /// How often expired leases are looked for: etcd's interval.
 const SCAN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Revokes that wait for their apply at once: far below the bound on proposals in flight, and enough to
-/// revoke tens of thousands of leases a second.
+/// Revokes that wait for their apply at once: far below the bound on proposals in flight, and
+/// enough to revoke tens of thousands of leases a second.
 const REVOKES_IN_FLIGHT_MAX: usize = 1000;

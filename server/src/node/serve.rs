@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::ids::{MemberId, Revision};
 use crate::lease::{Lessor, min_ttl};
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
+use crate::mvcc::Store;
 use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
 use crate::propose::Proposer;
@@ -118,18 +119,8 @@ impl Node {
             conf_state,
         } = opened;
         let id = identity.member_id;
-        let heartbeat = config.heartbeat_interval;
-        let election_ticks = config.election_ticks();
         let election_timeout = config.election_timeout;
-        let view = store.read().view().clone();
-        let ticks = u32::try_from(election_ticks).expect("at most 50,000 ticks");
-        let state = State {
-            lessor: Lessor::load(&view, min_ttl(ticks, heartbeat))?,
-            alarms: Alarms::load(&view)?,
-            membership: Membership::load(&view, config.max_learners)?,
-            store: store.clone(),
-        };
-        drop(view);
+        let state = load_state(config, &store)?;
         let wait = Arc::new(Wait::<Applied>::default());
         let applied_wait = Arc::new(AppliedWait::default());
         let hub = WatchHub::new(store.clone())?;
@@ -145,14 +136,7 @@ impl Node {
             lease_extension: election_timeout,
             leader,
         };
-        let options = MemberOptions {
-            id,
-            heartbeat,
-            election_ticks,
-            pre_vote: config.pre_vote,
-            catch_up_entries: config.snapshot_catchup_entries,
-            seed: id.get(),
-        };
+        let options = member_options(config, id);
         let member = log.start(options, store.applied(), conf_state, Arc::new(sink))?;
         let proposer = Proposer::new(
             member.clone(),
@@ -332,6 +316,29 @@ impl Node {
         }
         drop(self.opened);
         tracing::info!("the member has stopped");
+    }
+}
+
+/// The replicated state that lives in memory beside its rows.
+fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
+    let view = store.read().view().clone();
+    let ticks = u32::try_from(config.election_ticks()).expect("at most 50,000 ticks");
+    Ok(State {
+        lessor: Lessor::load(&view, min_ttl(ticks, config.heartbeat_interval))?,
+        alarms: Alarms::load(&view)?,
+        membership: Membership::load(&view, config.max_learners)?,
+        store: store.clone(),
+    })
+}
+
+fn member_options(config: &Config, id: MemberId) -> MemberOptions {
+    MemberOptions {
+        id,
+        heartbeat: config.heartbeat_interval,
+        election_ticks: config.election_ticks(),
+        pre_vote: config.pre_vote,
+        catch_up_entries: config.snapshot_catchup_entries,
+        seed: id.get(),
     }
 }
 

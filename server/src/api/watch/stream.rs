@@ -176,8 +176,9 @@ impl<R: Stream<Item = Result<WatchRequest, Status>> + Unpin> Stream for Response
     }
 }
 
-/// As etcd reads it: no key is the first possible one, id 0 leaves the choice to the server, unknown
-/// filters count for nothing. Keys are copied: they outlive the buffer that the request came in.
+/// As etcd reads it: no key is the first possible one, id 0 leaves the choice to the server,
+/// unknown filters count for nothing. Keys are copied: they outlive the buffer that the request
+/// came in.
 fn parse(request: &WatchCreateRequest) -> watch::WatchRequest {
     let key = if request.key.is_empty() {
         b"\0"
