@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 
+use futures::FutureExt;
+use futures::future::Map;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::Status;
@@ -44,6 +46,11 @@ pub(super) struct Dispatch {
 pub(super) type Answer =
     Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'static>>;
 
+/// An [`Answer`] on its way out, in grpc-go's words.
+pub(super) type WordedAnswer = Map<Answer, fn(Outcome) -> Outcome>;
+
+type Outcome = Result<Response<Body>, Infallible>;
+
 impl Dispatch {
     /// Limits messages to `request_bytes_max` and an envelope, as grpc-go does for etcd.
     pub(super) fn new(services: &Services, request_bytes_max: usize) -> Self {
@@ -64,7 +71,11 @@ impl Dispatch {
     }
 
     /// Answers one call.
-    pub(super) fn call(&self, request: Request<Incoming>) -> Answer {
+    pub(super) fn call(&self, request: Request<Incoming>) -> WordedAnswer {
+        self.route(request).map(worded)
+    }
+
+    fn route(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
         let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/'))
         else {
@@ -98,6 +109,28 @@ impl Dispatch {
             _ => refuse(Status::unimplemented(format!("unknown service {service}"))),
         }
     }
+}
+
+/// Says of a message that is too long what grpc-go says; tonic has a code and a text of its own.
+fn worded(outcome: Outcome) -> Outcome {
+    outcome.map(|response| {
+        // Only an answer without a message, that is an error, has its status in the header.
+        let Some(status) = Status::from_header_map(response.headers()) else { return response };
+        match too_long(&status) {
+            Some((found, limit)) => Status::resource_exhausted(format!(
+                "grpc: received message larger than max ({found} vs. {limit})"
+            ))
+            .into_http(),
+            None => response,
+        }
+    })
+}
+
+/// The length and the limit that tonic names when it refuses a message.
+fn too_long(status: &Status) -> Option<(&str, &str)> {
+    let numbers = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, rest) = numbers.split_once(" bytes, the limit is: ")?;
+    Some((found, rest.strip_suffix(" bytes")?))
 }
 
 /// A call that is refused before it reaches a service.
