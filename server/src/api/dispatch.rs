@@ -17,6 +17,9 @@ use trilith_proto::server::lease_server::LeaseServer;
 use trilith_proto::server::maintenance_server::MaintenanceServer;
 use trilith_proto::server::watch_server::WatchServer;
 
+use super::header::HeaderSource;
+use super::metadata;
+use super::status::{not_yet, status};
 use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchService};
 use crate::limits::GRPC_OVERHEAD_BYTES;
 
@@ -35,6 +38,7 @@ pub struct Services {
 /// request.
 #[derive(Clone)]
 pub(super) struct Dispatch {
+    header: HeaderSource,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
     lease: LeaseServer<LeaseService>,
@@ -62,6 +66,7 @@ impl Dispatch {
             };
         }
         Self {
+            header: services.kv.header.clone(),
             kv: limited!(KvServer, services.kv),
             watch: limited!(WatchServer, services.watch),
             lease: limited!(LeaseServer, services.lease),
@@ -76,6 +81,9 @@ impl Dispatch {
     }
 
     fn route(&self, request: Request<Incoming>) -> Answer {
+        if let Err(error) = metadata::check(request.headers(), &self.header) {
+            return refuse(status(error));
+        }
         let path = request.uri().path();
         let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/'))
         else {
@@ -100,12 +108,10 @@ impl Dispatch {
             | "etcdserverpb.Maintenance" => refuse(Status::unimplemented(format!(
                 "unknown method {method} for service {service}"
             ))),
-            "etcdserverpb.Auth" | "v3lockpb.Lock" | "v3electionpb.Election" => {
-                refuse(super::status::not_yet(
-                    &format!("service {service}"),
-                    "locks and elections of etcd's client libraries need only KV and Lease",
-                ))
-            }
+            "etcdserverpb.Auth" | "v3lockpb.Lock" | "v3electionpb.Election" => refuse(not_yet(
+                &format!("service {service}"),
+                "locks and elections of etcd's client libraries need only KV and Lease",
+            )),
             _ => refuse(Status::unimplemented(format!("unknown service {service}"))),
         }
     }
@@ -115,7 +121,9 @@ impl Dispatch {
 fn worded(outcome: Outcome) -> Outcome {
     outcome.map(|response| {
         // Only an answer without a message, that is an error, has its status in the header.
-        let Some(status) = Status::from_header_map(response.headers()) else { return response };
+        let Some(status) = Status::from_header_map(response.headers()) else {
+            return response;
+        };
         match too_long(&status) {
             Some((found, limit)) => Status::resource_exhausted(format!(
                 "grpc: received message larger than max ({found} vs. {limit})"
@@ -128,7 +136,9 @@ fn worded(outcome: Outcome) -> Outcome {
 
 /// The length and the limit that tonic names when it refuses a message.
 fn too_long(status: &Status) -> Option<(&str, &str)> {
-    let numbers = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+    let numbers = status
+        .message()
+        .strip_prefix("Error, decoded message length too large: found ")?;
     let (found, rest) = numbers.split_once(" bytes, the limit is: ")?;
     Some((found, rest.strip_suffix(" bytes")?))
 }

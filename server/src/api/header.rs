@@ -65,6 +65,11 @@ impl HeaderSource {
         header
     }
 
+    /// Whether this member knows who leads.
+    pub fn has_leader(&self) -> bool {
+        self.member.status().leader.is_some()
+    }
+
     /// The member that answers.
     pub fn member_id(&self) -> MemberId {
         self.member_id

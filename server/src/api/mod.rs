@@ -10,6 +10,7 @@ mod kv;
 mod lease;
 mod listener;
 mod maintenance;
+mod metadata;
 mod range_stream;
 mod status;
 mod validate;
