@@ -367,7 +367,9 @@ fn every_flag_that_etcds_help_names_is_known() {
 
 #[test]
 fn what_trilith_cannot_do_yet_is_refused_by_name_wherever_it_is_set() {
-    let sources: [(&[&str], &[(&str, &str)], &str); 3] = [
+    /// Arguments, variables, and the text of the configuration file.
+    type Settings<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let sources: [Settings<'_>; 3] = [
         (&["--cert-file=x"], &[], ""),
         (&[], &[("ETCD_CERT_FILE", "x")], ""),
         (
