@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
-use futures::FutureExt;
-use futures::future::Map;
+use http::uri::PathAndQuery;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::Status;
@@ -39,6 +40,7 @@ pub struct Services {
 #[derive(Clone)]
 pub(super) struct Dispatch {
     header: HeaderSource,
+    warn_after: Duration,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
     lease: LeaseServer<LeaseService>,
@@ -50,14 +52,35 @@ pub(super) struct Dispatch {
 pub(super) type Answer =
     Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'static>>;
 
-/// An [`Answer`] on its way out, in grpc-go's words.
-pub(super) type WordedAnswer = Map<Answer, fn(Outcome) -> Outcome>;
+/// An [`Answer`] on its way out: put into grpc-go's words, and told in the log when it took long.
+pub(super) struct Timed {
+    answer: Answer,
+    path: PathAndQuery,
+    begun: Instant,
+    warn_after: Duration,
+}
 
-type Outcome = Result<Response<Body>, Infallible>;
+impl Future for Timed {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(response) = ready!(self.answer.as_mut().poll(context));
+        let took = self.begun.elapsed();
+        if took > self.warn_after {
+            tracing::warn!(
+                { "time spent" } = ?took,
+                { "response type" } = self.path.path(),
+                "request stats"
+            );
+        }
+        Poll::Ready(Ok(worded(response)))
+    }
+}
 
 impl Dispatch {
     /// Limits messages to `request_bytes_max` and an envelope, as grpc-go does for etcd.
-    pub(super) fn new(services: &Services, request_bytes_max: usize) -> Self {
+    /// A call whose answer takes longer than `warn_after` is told in the log.
+    pub(super) fn new(services: &Services, request_bytes_max: usize, warn_after: Duration) -> Self {
         macro_rules! limited {
             ($server:ident, $service:expr) => {
                 $server::new($service.clone())
@@ -67,6 +90,7 @@ impl Dispatch {
         }
         Self {
             header: services.kv.header.clone(),
+            warn_after,
             kv: limited!(KvServer, services.kv),
             watch: limited!(WatchServer, services.watch),
             lease: limited!(LeaseServer, services.lease),
@@ -76,8 +100,15 @@ impl Dispatch {
     }
 
     /// Answers one call.
-    pub(super) fn call(&self, request: Request<Incoming>) -> WordedAnswer {
-        self.route(request).map(worded)
+    pub(super) fn call(&self, request: Request<Incoming>) -> Timed {
+        let path = PathAndQuery::clone(request.uri().path_and_query().unwrap_or(&NO_PATH));
+        let (begun, warn_after) = (Instant::now(), self.warn_after);
+        Timed {
+            answer: self.route(request),
+            path,
+            begun,
+            warn_after,
+        }
     }
 
     fn route(&self, request: Request<Incoming>) -> Answer {
@@ -118,20 +149,18 @@ impl Dispatch {
 }
 
 /// Says of a message that is too long what grpc-go says; tonic has a code and a text of its own.
-fn worded(outcome: Outcome) -> Outcome {
-    outcome.map(|response| {
-        // Only an answer without a message, that is an error, has its status in the header.
-        let Some(status) = Status::from_header_map(response.headers()) else {
-            return response;
-        };
-        match too_long(&status) {
-            Some((found, limit)) => Status::resource_exhausted(format!(
-                "grpc: received message larger than max ({found} vs. {limit})"
-            ))
-            .into_http(),
-            None => response,
+fn worded(response: Response<Body>) -> Response<Body> {
+    // Only an answer without a message, that is an error, has its status in the header.
+    let Some(status) = Status::from_header_map(response.headers()) else {
+        return response;
+    };
+    match too_long(&status) {
+        Some((found, limit)) => {
+            let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+            Status::resource_exhausted(text).into_http()
         }
-    })
+        None => response,
+    }
 }
 
 /// The length and the limit that tonic names when it refuses a message.
@@ -147,6 +176,9 @@ fn too_long(status: &Status) -> Option<(&str, &str)> {
 fn refuse(status: Status) -> Answer {
     Box::pin(async move { Ok(status.into_http()) })
 }
+
+/// What a request without a path is called in the log.
+static NO_PATH: PathAndQuery = PathAndQuery::from_static("/");
 
 const KV: [&str; 6] = [
     "Range",

@@ -21,6 +21,8 @@ use super::dispatch::{Dispatch, Services};
 pub struct ConnectionSettings {
     /// `--max-request-bytes`; a message may have an envelope on top.
     pub request_bytes_max: usize,
+    /// `--warning-unary-request-duration`: a call that takes longer is told in the log.
+    pub warn_after: Duration,
     /// `--max-concurrent-streams`, per connection.
     pub concurrent_streams_max: u32,
     /// `--grpc-keepalive-interval`: a ping after this long without traffic; `None` sends none.
@@ -61,7 +63,7 @@ pub async fn serve(
     settings: ConnectionSettings,
     shutdown: watch::Receiver<bool>,
 ) {
-    let dispatch = Dispatch::new(&services, settings.request_bytes_max);
+    let dispatch = Dispatch::new(&services, settings.request_bytes_max, settings.warn_after);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut accepting = JoinSet::new();
     for listener in listeners {

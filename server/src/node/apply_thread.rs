@@ -1,5 +1,7 @@
 //! The apply thread: takes committed entries in order, a round at a time.
 
+use std::time::{Duration, Instant};
+
 use crossbeam_channel::{Receiver, Sender};
 
 use super::fatal::fatal;
@@ -17,6 +19,8 @@ pub(super) struct ApplyThread {
     pub(super) member: MemberHandle,
     /// Hears that a compaction was accepted, for the background deletion.
     pub(super) compacted: Sender<()>,
+    /// `--warning-apply-duration`: a round that takes longer is told in the log.
+    pub(super) warn_after: Duration,
 }
 
 impl ApplyThread {
@@ -35,11 +39,21 @@ impl ApplyThread {
     }
 
     fn round(&mut self, entries: &[Entry]) {
+        let begun = Instant::now();
         let outcome = match self.applier.apply(entries) {
             Ok(outcome) => outcome,
             Err(error) => fatal("cannot apply a committed entry", &error),
         };
         self.member.applied(self.applier.applied());
+        let took = begun.elapsed();
+        if took > self.warn_after {
+            tracing::warn!(
+                ?took,
+                { "expected-duration" } = ?self.warn_after,
+                entries = entries.len(),
+                "apply request took too long"
+            );
+        }
         if outcome.compacted.is_some() {
             // A full channel holds a word that the compactor has not heard yet: one is enough.
             let _heard = self.compacted.try_send(());

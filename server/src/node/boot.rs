@@ -16,6 +16,8 @@ use crate::storage::{Backend, BackendOptions, Family};
 pub(super) struct Opened {
     /// What has to outlive everything else.
     pub(super) kept: Kept,
+    /// Whether the member was made by this start.
+    pub(super) is_new: bool,
     /// Who this member is.
     pub(super) identity: Identity,
     /// The log, not yet checked against the state.
@@ -39,15 +41,13 @@ pub(super) struct Kept {
 pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
     let fsync = !config.unsafe_no_fsync;
-    let identity = match data_dir.identity()? {
+    let found = data_dir.identity()?;
+    let is_new = found.is_none();
+    let identity = match found {
         Some(identity) => identity,
         None => create(config, &data_dir)?,
     };
-    let log_dir = match &config.wal_dir {
-        Some(wal_dir) => wal_dir.clone(),
-        None => data_dir.log(),
-    };
-    let log = MemberLog::open(&log_dir, fsync)?;
+    let log = MemberLog::open(&config.log_dir(), fsync)?;
     let backend = Backend::open(&data_dir.create_state()?, &BackendOptions::default())?;
     let store = Store::open(backend.clone())?;
     let conf_state = backend
@@ -59,6 +59,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         kept: Kept {
             _data_dir: data_dir,
         },
+        is_new,
         identity,
         log,
         store,

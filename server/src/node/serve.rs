@@ -51,11 +51,16 @@ pub async fn run(
     let opening = config.clone();
     let opened = tokio::task::spawn_blocking(move || boot::open(&opening)).await;
     let opened = opened.expect("opening does not panic")?;
+    config.log_start(!opened.is_new);
+    if config.unsafe_no_fsync {
+        tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
+    }
     let node = Node::start(&config, opened)?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = node.spawn_tasks(&config);
     let settings = ConnectionSettings {
         request_bytes_max: config.max_request_bytes,
+        warn_after: config.warning_unary_request_duration,
         concurrent_streams_max: config.max_concurrent_streams,
         keepalive_interval: config.grpc_keepalive_interval,
         keepalive_timeout: config.grpc_keepalive_timeout,
@@ -113,6 +118,7 @@ impl Node {
     fn start(config: &Config, opened: Opened) -> Result<Self, NodeError> {
         let Opened {
             kept,
+            is_new: _,
             identity,
             log,
             store,
@@ -188,6 +194,7 @@ impl Node {
             committed: entries,
             member: self.member.clone(),
             compacted: accepted,
+            warn_after: config.warning_apply_duration,
         };
         let flusher = Flusher {
             backend: self.state.store.backend().clone(),
