@@ -79,9 +79,15 @@ fn number(text: &str) -> Option<u64> {
     i64::try_from(number).is_ok().then_some(number)
 }
 
+/// Is `text` empty, or dotted parts of letters, digits and hyphens?
 fn identifier(text: &str) -> bool {
-    text.split('.')
-        .all(|part| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+    let word = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.is_empty() || text.split('.').all(word)
 }
 
 /// Reads the target of a downgrade request: "X.Y" or "X.Y.Z", of which the cluster takes "X.Y.0".
@@ -149,8 +155,19 @@ mod tests {
             assert_eq!(downgrade_target(good), Ok(version("3.6.0")), "{good}");
         }
         let bad = [
-            "", "abc", "3", "3.x", " 3.6", "+3.6", "3.-6", "3.6.0.0", "3.6-rc", "3.6+x", "v3.6",
+            "",
+            "abc",
+            "3",
+            "3.x",
+            " 3.6",
+            "+3.6",
+            "3.-6",
+            "3.6.0.0",
+            "3.6-rc",
+            "3.6+x",
+            "v3.6",
             "3.6.0-ä",
+            "3.6.0-a..b",
         ];
         for bad in bad {
             assert_eq!(

@@ -7,7 +7,7 @@ use trilith_proto::membershippb::{
     Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest,
 };
 
-use crate::cluster::Membership;
+use crate::cluster::{Membership, SERVER_VERSION, next_cluster_version};
 use crate::error::RequestError;
 use crate::ids::MemberId;
 use crate::member::MemberHandle;
@@ -47,34 +47,44 @@ pub(super) async fn attributes(
     );
 }
 
-/// Sets the cluster version, when this member leads a cluster that has none yet.
+/// Keeps the cluster version at what the members and the downgrade job ask for, while this member leads.
+///
+/// Runs until the server stops. The only member there is speaks [`SERVER_VERSION`].
 pub(super) async fn cluster_version(
     proposer: Proposer,
     handle: MemberHandle,
     id: MemberId,
     membership: Membership,
 ) {
-    while membership.table().version().is_none() {
-        if handle.status().leader == Some(id) {
+    loop {
+        let table = membership.table();
+        let next = next_cluster_version(table.version(), Some(SERVER_VERSION), table.downgrade());
+        if let Some(next) = next
+            && handle.status().leader == Some(id)
+        {
             let set = ClusterVersionSetRequest {
-                ver: CLUSTER_VERSION.to_owned(),
+                ver: next.to_string(),
             };
             let request = InternalRaftRequest {
                 cluster_version_set: Some(Box::new(set)),
                 ..InternalRaftRequest::default()
             };
             match proposer.propose(request).await {
-                Ok(_) => return,
+                Ok(_) => tracing::info!("cluster-version" = %next, "cluster version is updated"),
                 Err(RequestError::Stopped) => return,
                 Err(error) => tracing::warn!(%error, "failed to set the cluster version"),
             }
         }
-        tokio::time::sleep(RETRY_AFTER).await;
+        let pause = match membership.table().version() {
+            Some(_) => VERSION_LOOK,
+            None => RETRY_AFTER,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// The version of etcd's cluster protocol that this member speaks.
-const CLUSTER_VERSION: &str = "3.7.0";
+/// How often the cluster version is looked at once there is one: etcd's interval.
+const VERSION_LOOK: Duration = Duration::from_secs(4);
 
 /// Pause between two tries.
 const RETRY_AFTER: Duration = Duration::from_millis(100);

@@ -15,8 +15,9 @@ use super::apply_thread::ApplyThread;
 use super::background::{Compactor, Flusher};
 use super::boot::{self, Opened};
 use super::error::NodeError;
+use super::expiry::Expiry;
+use super::publish;
 use super::sink::{Sink, ToRaft};
-use super::{expiry, publish};
 use crate::alarm::Alarms;
 use crate::api::{
     ClusterService, ConnectionSettings, HeaderSource, KvService, LeaseService, MaintenanceService,
@@ -232,11 +233,13 @@ impl Node {
                 reader.tick(Instant::now());
             }
         });
-        tasks.spawn(expiry::run(
-            self.state.lessor.clone(),
-            self.proposer.clone(),
-            self.reader.clone(),
-        ));
+        let expiry = Expiry {
+            lessor: self.state.lessor.clone(),
+            proposer: self.proposer.clone(),
+            reader: self.reader.clone(),
+            member: self.member.clone(),
+        };
+        tasks.spawn(expiry.run());
         let urls = config
             .advertise_client_urls
             .iter()
