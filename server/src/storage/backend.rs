@@ -78,7 +78,11 @@ impl Backend {
         prepare_directory(dir)?;
         let db =
             DB::open_cf_descriptors(&options::database(options), dir, options::families(options))
-                .map_err(|error| StorageError::database("open the state", &error))?;
+                .map_err(|error| StorageError::Directory {
+                action: "open the state in",
+                path: dir.to_owned(),
+                reason: error.to_string(),
+            })?;
         sync_directory(dir)?;
         let open = OpenDatabase::try_new(db, |db| {
             let handles = Family::ALL.iter().map(|family| {
