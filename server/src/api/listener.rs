@@ -173,6 +173,7 @@ fn builder(settings: &ConnectionSettings) -> auto::Builder<TokioExecutor> {
         .keep_alive_timeout(settings.keepalive_timeout.unwrap_or(NO_TIMEOUT))
         .max_concurrent_streams(settings.concurrent_streams_max)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX));
     builder
 }
@@ -198,6 +199,11 @@ const HEADER_READ_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of one request's headers: generous for gRPC metadata, and no room for header bombs.
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+
+/// Half of it is what h2 lets small messages waste before it closes the connection, at most 256
+/// bytes for each that no stream has read yet. A client that keeps 50,000 leases alive, or creates
+/// 10,000 watches, sends that many small messages in one go.
+const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
 
 /// Streams a client may have reset before we looked at them; more is a rapid-reset attack.
 const PENDING_RESETS_MAX: usize = 64;
