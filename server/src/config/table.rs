@@ -165,7 +165,8 @@ flags! {
     "max-txn-ops" "128" Uint, Ready, "Most operations in one branch of a transaction.";
     "max-request-bytes" "1572864" Uint, Ready, "Largest request, in bytes.";
     "max-concurrent-streams" "4294967295" Uint32, Ready, "Most open streams on one connection.";
-    "grpc-keepalive-min-time" "5s" Duration, Later(&PINGS), "Shortest time between two pings of a client.";
+    "grpc-keepalive-min-time" "5s" Duration, Later(&PINGS),
+        "Shortest time between two pings of a client.";
     "grpc-keepalive-interval" "2h" Duration, Ready,
         "Time between two pings of the server (0: none).";
     "grpc-keepalive-timeout" "20s" Duration, Ready, "Time for the answer to such a ping (0: none).";

@@ -100,12 +100,6 @@ impl CachedLog {
         self.base
     }
 
-    /// Bytes of the entries that are held in memory.
-    #[cfg(test)]
-    pub(crate) fn tail_bytes(&self) -> usize {
-        self.tail_bytes
-    }
-
     /// Entries from `low` to before `high`, at least one, and no more than `max_bytes` beyond that.
     pub(crate) fn read(&self, low: u64, high: u64, max_bytes: u64) -> raft::Result<Vec<Entry>> {
         if low <= self.base.index {

@@ -1,7 +1,8 @@
 //! Revokes leases whose time is up: the leader's part, through the log.
 //!
-//! A look at the lessor is a bounded one, and revokes are proposed many at a time, so that they share
-//! log writes; etcd manages 1,000 in a second. A revoke that fails is offered again by the lessor.
+//! A look at the lessor is a bounded one, and revokes are proposed many at a time, so that they
+//! share log writes; etcd manages 1,000 in a second. A revoke that fails is offered again by the
+//! lessor.
 
 use std::time::Duration;
 
@@ -66,7 +67,8 @@ impl Expiry {
         }
     }
 
-    /// The leases that have expired, a bounded look at a time. Ends early when the leadership is gone.
+    /// The leases that have expired, a bounded look at a time. Ends early when the leadership is
+    /// gone.
     fn expired(&self) -> impl stream::Stream<Item = LeaseId> + '_ {
         let looks = stream::unfold(true, move |more| async move {
             if !more {
@@ -84,8 +86,8 @@ impl Expiry {
         looks.flat_map(stream::iter)
     }
 
-    /// A member that was cut off may still take itself for the leader, while leases live on elsewhere:
-    /// it revokes only what it chose in a term in which it is confirmed afterwards.
+    /// A member that was cut off may still take itself for the leader, while leases live on
+    /// elsewhere: it revokes only what it chose in a term in which it is confirmed afterwards.
     async fn leads_since(&self, term: Term) -> bool {
         self.reader.linearizable().await.is_ok()
             && self.lessor.is_primary()

@@ -47,7 +47,8 @@ pub(super) async fn attributes(
     );
 }
 
-/// Keeps the cluster version at what the members and the downgrade job ask for, while this member leads.
+/// Keeps the cluster version at what the members and the downgrade job ask for, while this member
+/// leads.
 ///
 /// Runs until the server stops. The only member there is speaks [`SERVER_VERSION`].
 pub(super) async fn cluster_version(
