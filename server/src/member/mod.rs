@@ -16,6 +16,8 @@ mod logging;
 mod mailbox;
 mod read_index;
 mod ready;
+#[cfg(test)]
+mod sim;
 mod status;
 mod threads;
 mod wire;
@@ -206,8 +208,26 @@ impl Member {
             Some(change) => self.node.apply_conf_change(&change)?,
             None => self.node.raft.prs().conf().to_conf_state(),
         };
+        self.step_down_if_removed();
         self.draw_election_timeout();
         Ok(ConfState::from_raft(&state))
+    }
+
+    /// raft-rs lets a member lead on, or stand for election, that has removed itself, and then misses it among those
+    /// whose progress it knows.
+    ///
+    /// What is committed was told to the others with their last message or is told now; as in etcd, those who miss
+    /// it and cannot reach the removed member any more may be left without a majority.
+    fn step_down_if_removed(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Follower || raft.prs().get(raft.id).is_some() {
+            return;
+        }
+        if raft.state == StateRole::Leader {
+            raft.bcast_append();
+        }
+        let term = raft.term;
+        raft.become_follower(term, 0);
     }
 
     /// What others may know.

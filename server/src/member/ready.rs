@@ -312,6 +312,10 @@ impl Member {
             return;
         }
         self.campaign = false;
+        // The entries that were applied since the start may have changed who votes.
+        if !(self.node.raft.promotable() && self.node.raft.prs().is_singleton()) {
+            return;
+        }
         if let Err(error) = self.node.campaign() {
             tracing::warn!(%error, "cannot campaign");
         }

@@ -1,0 +1,130 @@
+//! A disk that forgets at a crash what was not synced.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use raft::eraftpb::{Entry, HardState};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use crate::member::log::{Base, Log, LogError, LogReader, LogWrite, Recovered, limit_bytes};
+
+/// One member's log. Cloned handles share it.
+#[derive(Clone, Default)]
+pub(super) struct FakeDisk {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// What a reader finds.
+    seen: Content,
+    /// What a crash leaves for sure.
+    durable: Content,
+    /// Writes since the last sync, in order: a crash leaves some of the first ones.
+    unsynced: Vec<LogWrite>,
+    /// A disk that says it has synced and has not.
+    lies: bool,
+    boot_epoch: u64,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    hard_state: HardState,
+    base: Base,
+    entries: Vec<Entry>,
+}
+
+impl FakeDisk {
+    /// From now on it says that it has synced, and has not.
+    pub(super) fn set_lies(&self, lies: bool) {
+        self.inner.lock().lies = lies;
+    }
+
+    /// The power goes and comes back.
+    pub(super) fn crash(&self, rng: &mut SmallRng) {
+        let mut inner = self.inner.lock();
+        let left = rng.random_range(0..=inner.unsynced.len());
+        let unsynced = std::mem::take(&mut inner.unsynced);
+        for write in &unsynced[..left] {
+            inner.durable.apply(write);
+        }
+        inner.seen = inner.durable.clone();
+    }
+
+    /// As the log on disk does it: tells what is there, counts the start, and makes all of it durable.
+    pub(super) fn open(&self) -> Recovered {
+        let mut inner = self.inner.lock();
+        inner.boot_epoch += 1;
+        if !inner.lies {
+            inner.durable = inner.seen.clone();
+        }
+        let Content {
+            hard_state,
+            base,
+            entries,
+        } = &inner.seen;
+        Recovered {
+            hard_state: hard_state.clone(),
+            base: *base,
+            last: entries.last().map_or(base.index, |last| last.index),
+            boot_epoch: inner.boot_epoch,
+        }
+    }
+}
+
+impl Content {
+    fn apply(&mut self, write: &LogWrite) {
+        if let Some(first) = write.entries.first() {
+            let next = self
+                .entries
+                .last()
+                .map_or(self.base.index, |last| last.index)
+                + 1;
+            assert!(
+                first.index <= next,
+                "a write of {} leaves a gap after {next}",
+                first.index
+            );
+            assert!(
+                first.index > self.base.index,
+                "a compacted entry is written again"
+            );
+            self.entries.retain(|entry| entry.index < first.index);
+            self.entries.extend(write.entries.iter().cloned());
+        }
+        if let Some(hard_state) = &write.hard_state {
+            self.hard_state = hard_state.clone();
+        }
+        if let Some(base) = write.base {
+            self.entries.retain(|entry| entry.index > base.index);
+            self.base = base;
+        }
+    }
+}
+
+impl Log for FakeDisk {
+    fn write(&self, write: &LogWrite) -> Result<(), LogError> {
+        let mut inner = self.inner.lock();
+        inner.seen.apply(write);
+        inner.unsynced.push(write.clone());
+        if write.sync && !inner.lies {
+            inner.durable = inner.seen.clone();
+            inner.unsynced.clear();
+        }
+        Ok(())
+    }
+}
+
+impl LogReader for FakeDisk {
+    fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
+        let inner = self.inner.lock();
+        let wanted = |entry: &&Entry| (low..high).contains(&entry.index);
+        let mut entries: Vec<_> = inner.seen.entries.iter().filter(wanted).cloned().collect();
+        if entries.first().is_none_or(|first| first.index != low) {
+            return Err(LogError::Gone);
+        }
+        limit_bytes(&mut entries, max_bytes);
+        Ok(entries)
+    }
+}
