@@ -85,7 +85,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .out_dir(&out)
         .compile_fds_with_config(descriptors.clone(), config)?;
 
-    let mut servers = builder().build_client(false);
+    let mut servers = builder()
+        .build_client(false)
+        .codec_path("crate::codec::ServerCodec");
     for package in SERVICE_PACKAGES {
         servers = servers.extern_path(format!(".{package}"), format!("crate::{package}"));
     }

@@ -10,6 +10,9 @@ pub use generated::*;
 
 pub mod wire;
 
+#[cfg(feature = "server")]
+pub mod codec;
+
 #[expect(
     missing_docs,
     reason = "generated; most names say what etcd means by them"
