@@ -5,6 +5,9 @@
 /// etcd's number (`server/etcdserver/v3_server.go`, `maxGapBetweenApplyAndCommitIndex`).
 pub const COMMITTED_UNAPPLIED_MAX: u64 = 5000;
 
+/// The same for lease revokes, with the feature gate `PriorityRequest`: etcd's number.
+pub const PRIORITY_UNAPPLIED_MAX: u64 = 10_000;
+
 /// Bytes that a gRPC message may have beyond `--max-request-bytes`, for its envelope: etcd's
 /// number.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;

@@ -12,7 +12,7 @@ use trilith_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
 use crate::apply::{Applied, Reply};
 use crate::error::RequestError;
 use crate::ids::{MemberId, RequestId};
-use crate::limits::COMMITTED_UNAPPLIED_MAX;
+use crate::limits::{COMMITTED_UNAPPLIED_MAX, PRIORITY_UNAPPLIED_MAX};
 use crate::member::{MemberHandle, Proposal, ProposeRefused};
 use crate::wait::Wait;
 
@@ -20,6 +20,7 @@ use crate::wait::Wait;
 #[derive(Clone)]
 pub struct Proposer {
     shared: Arc<Shared>,
+    prioritize_revokes: bool,
 }
 
 struct Shared {
@@ -55,7 +56,15 @@ impl Proposer {
                 request_bytes_max,
                 timeout,
             }),
+            prioritize_revokes: false,
         }
+    }
+
+    /// With the gate `PriorityRequest`, lease revokes are still taken when others are refused.
+    #[must_use]
+    pub fn with_priority(mut self, prioritize_revokes: bool) -> Self {
+        self.prioritize_revokes = prioritize_revokes;
+        self
     }
 
     /// Proposes `request`, with its header stamped here, and returns what its apply answered.
@@ -67,7 +76,12 @@ impl Proposer {
     pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Reply, RequestError> {
         let shared = &*self.shared;
         let status = shared.member.status();
-        if status.committed.get() > status.applied.get() + COMMITTED_UNAPPLIED_MAX {
+        let unapplied_max = if self.prioritize_revokes && request.lease_revoke.is_some() {
+            PRIORITY_UNAPPLIED_MAX
+        } else {
+            COMMITTED_UNAPPLIED_MAX
+        };
+        if status.committed.get() > status.applied.get() + unapplied_max {
             return Err(RequestError::TooManyRequests);
         }
         let id = shared.ids.next();

@@ -178,6 +178,18 @@ impl Lessor {
         self.shared.state.lock().table.take_expired(limit, now)
     }
 
+    /// From now on `take_checkpoints` finds some, while this member leads.
+    pub fn enable_checkpoints(&self) {
+        self.shared.state.lock().table.enable_checkpoints();
+    }
+
+    /// Leases whose remaining time is due to be told to all members, at most `limit`, with that time
+    /// in seconds.
+    pub fn take_checkpoints(&self, limit: usize) -> Vec<(LeaseId, i64)> {
+        let now = self.now();
+        self.shared.state.lock().table.take_checkpoints(limit, now)
+    }
+
     fn now(&self) -> Duration {
         self.shared.origin.elapsed()
     }

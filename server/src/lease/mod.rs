@@ -7,6 +7,7 @@
 //! Invariant: only `apply` grants and revokes. Deadlines exist on the leader alone and never decide
 //! what an entry does.
 
+mod checkpoint;
 mod queue;
 mod row;
 mod table;

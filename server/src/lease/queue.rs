@@ -65,6 +65,15 @@ impl ExpiryQueue {
         Some((bucket, id))
     }
 
+    /// Removes the entries of leases that are not to be kept.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(LeaseId) -> bool) {
+        self.buckets.retain(|_, ids| {
+            ids.retain(|id| keep(*id));
+            !ids.is_empty()
+        });
+        self.entries = self.buckets.values().map(Vec::len).sum();
+    }
+
     /// How many entries there are, the stale ones included.
     pub(super) fn len(&self) -> usize {
         self.entries

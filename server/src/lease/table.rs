@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::checkpoint::{CHECKPOINT_INTERVAL, Checkpoints};
 use super::queue::{Bucket, ExpiryQueue};
 use crate::error::RequestError;
 use crate::ids::LeaseId;
@@ -84,9 +85,8 @@ pub struct Due {
 #[derive(Debug)]
 pub struct LeaseTable {
     leases: HashMap<LeaseId, Lease>,
-    /// Remaining time to live by the last checkpoint, in seconds; kept aside since almost no lease
-    /// has one. Invariant: each value is positive and its lease exists.
-    checkpoints: HashMap<LeaseId, i64>,
+    /// Invariant: each lease with a checkpoint exists.
+    checkpoints: Checkpoints,
     queue: ExpiryQueue,
     min_ttl: i64,
     primary: bool,
@@ -97,7 +97,7 @@ impl LeaseTable {
     pub fn new(min_ttl: i64) -> Self {
         Self {
             leases: HashMap::new(),
-            checkpoints: HashMap::new(),
+            checkpoints: Checkpoints::default(),
             queue: ExpiryQueue::default(),
             min_ttl,
             primary: false,
@@ -113,7 +113,7 @@ impl LeaseTable {
             queued: NOT_QUEUED,
         };
         self.leases.insert(id, lease);
-        self.set_checkpoint(id, remaining);
+        self.checkpoints.note(id, remaining);
     }
 
     /// Grants a lease and gives the effective time to live.
@@ -142,13 +142,14 @@ impl LeaseTable {
         );
         if self.primary {
             self.set_deadline(id, deadline(now, ttl, Duration::ZERO));
+            self.checkpoints.schedule(id, ttl, micros(now));
         }
         Ok(ttl)
     }
 
     /// Forgets a lease; its keys are the caller's affair. False if there was none.
     pub fn revoke(&mut self, id: LeaseId) -> bool {
-        self.checkpoints.remove(&id);
+        self.checkpoints.forget(id);
         let existed = self.leases.remove(&id).is_some();
         self.drop_stale_entries();
         existed
@@ -166,7 +167,7 @@ impl LeaseTable {
             return Renewal::Expired;
         }
         let ttl = lease.ttl;
-        if !self.checkpoints.is_empty() && self.checkpoints.contains_key(&id) {
+        if self.checkpoints.last(id).is_some() {
             return Renewal::Checkpointed;
         }
         // The queue finds the later deadline by itself; only an earlier one needs a new entry.
@@ -182,7 +183,7 @@ impl LeaseTable {
     /// Gives the granted time to live, or `None` if there is no such lease, which is no error.
     pub fn checkpoint(&mut self, id: LeaseId, remaining: i64) -> Option<i64> {
         let ttl = self.leases.get(&id)?.ttl;
-        self.set_checkpoint(id, remaining);
+        self.checkpoints.note(id, remaining);
         Some(ttl)
     }
 
@@ -233,9 +234,10 @@ impl LeaseTable {
     pub fn promote(&mut self, extend: Duration, now: Duration) {
         self.primary = true;
         self.queue.clear();
+        self.checkpoints.clear_schedule();
         let mut order: Vec<(u64, LeaseId)> = Vec::with_capacity(self.leases.len());
         for (id, lease) in &self.leases {
-            let left = self.checkpoints.get(id).copied().unwrap_or(lease.ttl);
+            let left = self.checkpoints.last(*id).unwrap_or(lease.ttl);
             order.push((deadline(now, left, extend), *id));
         }
         if order.len() > SPREAD_PER_SECOND {
@@ -248,6 +250,7 @@ impl LeaseTable {
                 .get_mut(&id)
                 .expect("the ids were read from this map");
             lease.queued = NOT_QUEUED;
+            self.checkpoints.schedule(id, lease.ttl, micros(now));
             self.set_deadline(id, at);
         }
     }
@@ -256,6 +259,7 @@ impl LeaseTable {
     pub fn demote(&mut self) {
         self.primary = false;
         self.queue.clear();
+        self.checkpoints.clear_schedule();
         for lease in self.leases.values_mut() {
             lease.deadline = FOREVER;
             lease.queued = NOT_QUEUED;
@@ -301,12 +305,36 @@ impl LeaseTable {
         }
     }
 
-    fn set_checkpoint(&mut self, id: LeaseId, remaining: i64) {
-        if remaining > 0 {
-            self.checkpoints.insert(id, remaining);
-        } else {
-            self.checkpoints.remove(&id);
+    /// From now on the table says which checkpoints are due, while this member leads.
+    pub fn enable_checkpoints(&mut self) {
+        self.checkpoints.enable();
+    }
+
+    /// Leases whose remaining time should be told to all members, with that time in seconds.
+    pub fn take_checkpoints(&mut self, limit: usize, now: Duration) -> Vec<(LeaseId, i64)> {
+        let now = micros(now);
+        let mut due = Vec::new();
+        for _ in 0..ENTRIES_PER_CALL {
+            if due.len() == limit {
+                break;
+            }
+            let Some(id) = self.checkpoints.pop_due(now) else {
+                break;
+            };
+            let Some(lease) = self.leases.get(&id) else {
+                continue;
+            };
+            self.checkpoints.schedule(id, lease.ttl, now);
+            let left = lease.deadline.saturating_sub(now).div_ceil(1_000_000);
+            let left = left.cast_signed();
+            // What was said last is near enough to the end, as is what a renewal has just given.
+            let said = self.checkpoints.last(id).unwrap_or(lease.ttl);
+            let interval = CHECKPOINT_INTERVAL.as_secs().cast_signed();
+            if said > interval && left > 0 && left < lease.ttl {
+                due.push((id, left));
+            }
         }
+        due
     }
 
     fn set_deadline(&mut self, id: LeaseId, at: u64) {
@@ -323,6 +351,10 @@ impl LeaseTable {
     /// Builds the queue anew when most of it is stale, so that leases which are granted for years
     /// and revoked at once cannot fill the memory with entries.
     fn drop_stale_entries(&mut self) {
+        let most = STALE_ENTRIES_MIN + 2 * self.leases.len();
+        let leases = &self.leases;
+        self.checkpoints
+            .drop_stale(most, |id| leases.contains_key(&id));
         let stale = self.queue.len().saturating_sub(self.leases.len());
         if stale < STALE_ENTRIES_MIN || stale < self.leases.len() {
             return;
@@ -334,7 +366,7 @@ impl LeaseTable {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(FOREVER)
 }
 

@@ -188,3 +188,57 @@ fn a_lease_takes_less_than_a_hundred_bytes() {
     let slot = size_of::<(LeaseId, Lease)>() + 1;
     assert!(slot * 16 / 7 + 2 * size_of::<LeaseId>() <= 100);
 }
+
+#[test]
+fn a_long_lease_is_checkpointed_every_five_minutes_until_little_is_left() {
+    let mut table = LeaseTable::new(MIN_TTL);
+    table.enable_checkpoints();
+    table.promote(Duration::ZERO, at(0.0));
+    let (long, short) = (LeaseId::new(1), LeaseId::new(2));
+    table.grant(long, 700, at(0.0)).expect("a fresh id");
+    table.grant(short, 300, at(0.0)).expect("a fresh id");
+    assert_eq!(table.take_checkpoints(10, at(299.0)), []);
+    for (now, left) in [(300.25, 400), (600.5, 100)] {
+        let due = table.take_checkpoints(10, at(now));
+        assert_eq!(due, [(long, left)]);
+        table.checkpoint(long, left);
+        assert_eq!(table.take_checkpoints(10, at(now)), []);
+    }
+    assert_eq!(table.take_checkpoints(10, at(901.0)), [], "100 s were left");
+    table.promote(at(1.0), at(1000.0));
+    let left = table
+        .time_to_live(long, at(1000.0))
+        .and_then(|t| t.remaining);
+    assert_eq!(left, Some(101));
+}
+
+#[test]
+fn checkpoints_are_made_only_where_they_are_enabled_and_by_the_leader() {
+    let mut table = leader();
+    table
+        .grant(LeaseId::new(1), 700, at(0.0))
+        .expect("a fresh id");
+    assert_eq!(table.take_checkpoints(10, at(400.0)), []);
+    table.enable_checkpoints();
+    table.promote(Duration::ZERO, at(400.0));
+    table.demote();
+    assert_eq!(table.take_checkpoints(10, at(800.0)), []);
+}
+
+#[test]
+fn an_id_granted_and_revoked_again_and_again_leaves_a_bounded_schedule() {
+    let mut table = LeaseTable::new(MIN_TTL);
+    table.enable_checkpoints();
+    table.promote(Duration::ZERO, at(0.0));
+    for _ in 0..3 * STALE_ENTRIES_MIN {
+        table
+            .grant(LeaseId::new(1), 700, at(0.0))
+            .expect("it was revoked");
+        table.revoke(LeaseId::new(1));
+    }
+    table
+        .grant(LeaseId::new(1), 700, at(0.0))
+        .expect("it was revoked");
+    let due = table.take_checkpoints(usize::MAX, at(301.0));
+    assert!(due.len() <= STALE_ENTRIES_MIN + 2);
+}

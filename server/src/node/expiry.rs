@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use trilith_proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest};
+use trilith_proto::etcdserverpb::{
+    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest,
+};
 
 use crate::error::RequestError;
 use crate::ids::{LeaseId, Term};
@@ -25,6 +27,9 @@ const LEASES_PER_LOOK: usize = 1024;
 /// Revokes proposed and not yet applied. Far below the 5,000 entries behind which a member refuses
 /// proposals, so that expiry never crowds clients out.
 const REVOKES_IN_FLIGHT: usize = 1024;
+
+/// Leases in one checkpoint entry: etcd's number.
+const CHECKPOINTS_PER_ENTRY: usize = 1000;
 
 /// Revokes what expires, for as long as it is polled.
 pub(super) struct Expiry {
@@ -47,6 +52,7 @@ impl Expiry {
             look.tick().await;
             if self.lessor.is_primary() {
                 self.revoke_expired().await;
+                self.checkpoint().await;
             }
         }
     }
@@ -64,6 +70,30 @@ impl Expiry {
             .await;
         if let (count, Some(error)) = failed {
             tracing::warn!(count, %error, "failed to revoke leases, they are tried again");
+        }
+    }
+
+    /// Tells all members what is left of the leases whose checkpoint is due: none, without the gate.
+    async fn checkpoint(&self) {
+        loop {
+            let due = self.lessor.take_checkpoints(CHECKPOINTS_PER_ENTRY);
+            if due.is_empty() {
+                return;
+            }
+            let checkpoints = due.iter().map(|(id, left)| LeaseCheckpoint {
+                id: id.get(),
+                remaining_ttl: *left,
+            });
+            let request = InternalRaftRequest {
+                lease_checkpoint: Some(LeaseCheckpointRequest {
+                    checkpoints: checkpoints.collect(),
+                }),
+                ..Default::default()
+            };
+            if let Err(error) = self.proposer.propose(request).await {
+                tracing::warn!(%error, "failed to checkpoint leases, the next time is in 5 minutes");
+                return;
+            }
         }
     }
 

@@ -152,7 +152,8 @@ impl Node {
             led,
             config.max_request_bytes,
             election_timeout,
-        );
+        )
+        .with_priority(config.feature_gates.priority_request);
         let reader = Reader::new(member.clone(), applied_wait.clone(), proposer.timeout());
         assert!(
             reader_cell.set(reader.clone()).is_ok(),
@@ -333,8 +334,12 @@ impl Node {
 fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
     let view = store.read().view().clone();
     let ticks = u32::try_from(config.election_ticks()).expect("at most 50,000 ticks");
+    let lessor = Lessor::load(&view, min_ttl(ticks, config.heartbeat_interval))?;
+    if config.feature_gates.lease_checkpoint {
+        lessor.enable_checkpoints();
+    }
     Ok(State {
-        lessor: Lessor::load(&view, min_ttl(ticks, config.heartbeat_interval))?,
+        lessor,
         alarms: Alarms::load(&view)?,
         membership: Membership::load(&view, config.max_learners)?,
         store: store.clone(),
