@@ -20,7 +20,7 @@ use trilith_proto::server::watch_server::WatchServer;
 
 use super::header::HeaderSource;
 use super::metadata;
-use super::status::{not_yet, status};
+use super::status::{not_yet, status, with_grpc_go_refusal};
 use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchService};
 use crate::limits::GRPC_OVERHEAD_BYTES;
 
@@ -73,7 +73,7 @@ impl Future for Timed {
                 "request stats"
             );
         }
-        Poll::Ready(Ok(worded(response)))
+        Poll::Ready(Ok(with_grpc_go_refusal(response)))
     }
 }
 
@@ -146,30 +146,6 @@ impl Dispatch {
             _ => refuse(Status::unimplemented(format!("unknown service {service}"))),
         }
     }
-}
-
-/// Says of a message that is too long what grpc-go says; tonic has a code and a text of its own.
-fn worded(response: Response<Body>) -> Response<Body> {
-    // Only an answer without a message, that is an error, has its status in the header.
-    let Some(status) = Status::from_header_map(response.headers()) else {
-        return response;
-    };
-    match too_long(&status) {
-        Some((found, limit)) => {
-            let text = format!("grpc: received message larger than max ({found} vs. {limit})");
-            Status::resource_exhausted(text).into_http()
-        }
-        None => response,
-    }
-}
-
-/// The length and the limit that tonic names when it refuses a message.
-fn too_long(status: &Status) -> Option<(&str, &str)> {
-    let numbers = status
-        .message()
-        .strip_prefix("Error, decoded message length too large: found ")?;
-    let (found, rest) = numbers.split_once(" bytes, the limit is: ")?;
-    Some((found, rest.strip_suffix(" bytes")?))
 }
 
 /// A call that is refused before it reaches a service.

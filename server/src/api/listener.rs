@@ -15,7 +15,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::dispatch::{Dispatch, Services};
-use super::status::with_grpc_go_refusal;
 
 /// Settings of a connection, from the flags of the same names.
 #[derive(Clone, Debug)]
@@ -136,10 +135,8 @@ async fn serve_connection(
         tracing::debug!(%error, "a client connection closed before it was served");
         return;
     }
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let answer = dispatch.call(request);
-        async move { answer.await.map(with_grpc_go_refusal) }
-    });
+    let service =
+        hyper::service::service_fn(move |request: Request<Incoming>| dispatch.call(request));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
