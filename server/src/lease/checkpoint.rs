@@ -1,8 +1,9 @@
 //! Checkpoints: how much time leases have left, told to all members now and then.
 //!
-//! Without them a new leader gives every lease its full time anew, so that a lease of a day may live
-//! for many days through a series of elections. With them it counts from what was left. etcd has this
-//! behind the feature gate `LeaseCheckpoint`; entries of it are applied with or without the gate.
+//! Without them a new leader gives every lease its full time anew, so that a lease of a day may
+//! live for many days through a series of elections. With them it counts from what was left. etcd
+//! has this behind the feature gate `LeaseCheckpoint`; entries of it are applied with or without
+//! the gate.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use super::queue::{Bucket, ExpiryQueue};
 use super::table::micros;
 use crate::ids::LeaseId;
 
-/// How often a lease is checkpointed, and how long one must live at least to be: etcd's five minutes.
+/// How often a lease is checkpointed, and how long one must live at least to be: etcd's five
+/// minutes.
 pub(super) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What the log says is left of leases, and on a leader with the gate when to say it next.
@@ -76,8 +78,8 @@ impl Checkpoints {
         Some(id)
     }
 
-    /// Keeps one entry for each lease that `lives`, when more than `max` have piled up: an id that is
-    /// granted and revoked again and again leaves an entry each time.
+    /// Keeps one entry for each lease that `lives`, when more than `max` have piled up: an id that
+    /// is granted and revoked again and again leaves an entry each time.
     pub(super) fn drop_stale(&mut self, max: usize, lives: impl Fn(LeaseId) -> bool) {
         if let Some(due) = &mut self.due
             && due.len() > max

@@ -183,8 +183,8 @@ impl Lessor {
         self.shared.state.lock().table.enable_checkpoints();
     }
 
-    /// Leases whose remaining time is due to be told to all members, at most `limit`, with that time
-    /// in seconds.
+    /// Leases whose remaining time is due to be told to all members, at most `limit`, with that
+    /// time in seconds.
     pub fn take_checkpoints(&self, limit: usize) -> Vec<(LeaseId, i64)> {
         let now = self.now();
         self.shared.state.lock().table.take_checkpoints(limit, now)

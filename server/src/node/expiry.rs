@@ -73,7 +73,8 @@ impl Expiry {
         }
     }
 
-    /// Tells all members what is left of the leases whose checkpoint is due: none, without the gate.
+    /// Tells all members what is left of the leases whose checkpoint is due: none, without the
+    /// gate.
     async fn checkpoint(&self) {
         loop {
             let due = self.lessor.take_checkpoints(CHECKPOINTS_PER_ENTRY);
@@ -91,7 +92,7 @@ impl Expiry {
                 ..Default::default()
             };
             if let Err(error) = self.proposer.propose(request).await {
-                tracing::warn!(%error, "failed to checkpoint leases, the next time is in 5 minutes");
+                tracing::warn!(%error, "failed to checkpoint leases, again in 5 minutes");
                 return;
             }
         }
