@@ -5,7 +5,7 @@
 //! the history of the keys it passes, never the whole range, and a count costs the count of today
 //! plus the changes since.
 
-use std::ops::ControlFlow;
+use std::{cmp::Ordering, ops::ControlFlow};
 
 use bytes::Bytes;
 
@@ -26,22 +26,41 @@ pub(super) fn visit(
     revision: i64,
     visitor: &mut Visitor<'_>,
 ) -> Result<(), StorageError> {
+    walk(view, interval, revision, &mut |lived| match lived {
+        Lived::Unchanged(kv) => visitor(kv),
+        Lived::Changed(main, sub) => visitor(Row::parse(&record_at(view, main, sub)?)?.kv),
+    })
+}
+
+/// A key that lived at a past revision.
+enum Lived<'a> {
+    /// It has not changed since; its encoded `KeyValue`.
+    Unchanged(&'a [u8]),
+    /// The change that was its latest then.
+    Changed(i64, i64),
+}
+
+/// Merges the latest keys with the history of those that changed.
+fn walk(
+    view: &View,
+    interval: &Interval,
+    revision: i64,
+    found: &mut dyn FnMut(Lived<'_>) -> Result<ControlFlow<()>, StorageError>,
+) -> Result<(), StorageError> {
     let (lower, upper) = interval.bounds();
     let mut current = view.scan(Family::Current, &lower, upper.as_deref());
-    let old_upper = upper.as_deref().map(schema::old_lower);
-    let old = view.scan(
-        Family::Old,
-        &schema::old_lower(&lower),
-        old_upper.as_deref(),
+    let (old_lower, old_upper) = (
+        schema::old_lower(&lower),
+        upper.as_deref().map(schema::old_lower),
     );
-    let mut old = OldKeys::new(old);
+    let mut old = OldKeys::new(view.scan(Family::Old, &old_lower, old_upper.as_deref()));
     current.advance()?;
     old.advance()?;
     loop {
         let order = match (current.row(), old.ended) {
             (None, true) => return Ok(()),
-            (None, false) => std::cmp::Ordering::Greater,
-            (Some(_), true) => std::cmp::Ordering::Less,
+            (None, false) => Ordering::Greater,
+            (Some(_), true) => Ordering::Less,
             (Some((key, _)), false) => key.cmp(&old.key),
         };
         let mut flow = ControlFlow::Continue(());
@@ -53,14 +72,14 @@ pub(super) fn visit(
             let (_, row) = Row::parse_current(value)?;
             unchanged = Fields::parse(row.kv)?.mod_revision <= revision;
             if unchanged {
-                flow = visitor(row.kv)?;
+                flow = found(Lived::Unchanged(row.kv))?;
             }
             current.advance()?;
         }
         if order.is_ge()
-            && let Some(value) = old.pass_key(view, revision, !unchanged)?
+            && let Some((main, sub)) = old.pass_key(revision, !unchanged)?
         {
-            flow = visitor(Row::parse(&value)?.kv)?;
+            flow = found(Lived::Changed(main, sub))?;
         }
         if flow.is_break() {
             return Ok(());
@@ -105,7 +124,7 @@ pub(super) fn count(
     if published - revision > now.max(UNDO_MIN) {
         // More changes to undo than keys to look at.
         let mut count = 0;
-        visit(view, interval, revision, &mut |_| {
+        walk(view, interval, revision, &mut |_| {
             count += 1;
             Ok(ControlFlow::Continue(()))
         })?;
@@ -170,14 +189,13 @@ impl<'a> OldKeys<'a> {
         Ok(())
     }
 
-    /// Moves on to the next key. If `wanted`, answers with the row of the latest change up to
-    /// `revision` of the key it leaves, unless that change deleted it.
+    /// Moves on to the next key. If `wanted`, answers with the latest change up to `revision` of
+    /// the key it leaves, unless that change deleted it.
     fn pass_key(
         &mut self,
-        view: &View,
         revision: i64,
         wanted: bool,
-    ) -> Result<Option<Bytes>, StorageError> {
+    ) -> Result<Option<(i64, i64)>, StorageError> {
         self.passing.clone_from(&self.key);
         let mut found = None;
         if wanted {
@@ -188,7 +206,7 @@ impl<'a> OldKeys<'a> {
             }
             let lived = self.rows.row().is_some_and(|(_, mark)| mark.is_empty());
             if self.on_passed_key() && lived {
-                found = Some(record_at(view, self.address.0, self.address.1)?);
+                found = Some(self.address);
             }
         }
         for _ in 0..STEPS_BEFORE_SEEK {

@@ -83,7 +83,7 @@ fn of(family: Family, cache: &Cache, options: &BackendOptions) -> Options {
     of.set_max_write_buffer_number(4);
     match family {
         Family::Revision | Family::Current => {
-            table.set_block_size(16 << 10);
+            table.set_block_size(block_bytes(family));
             of.set_write_buffer_size(options.write_buffer_bytes / 2);
             of.set_target_file_size_base(32 << 20);
             of.set_max_bytes_for_level_base(128 << 20);
@@ -106,11 +106,25 @@ fn of(family: Family, cache: &Cache, options: &BackendOptions) -> Options {
         }
     }
     if family == Family::Current {
-        // Creates ask for keys that do not exist: the filter spares them every level.
+        // Creates ask for keys that do not exist: the filters spare them every level, and every
+        // read of a key that is not in the memtable the walk through it.
         table.set_bloom_filter(10.0, false);
+        of.set_memtable_whole_key_filtering(true);
+        of.set_memtable_prefix_bloom_ratio(0.02);
     }
     of.set_block_based_table_factory(&table);
     of
+}
+
+/// `revision` is read in long runs. `current` is also read at single keys, once by every put: there
+/// a smaller block is less to read and to decompress (overwrite of 400,000 keys of 256 bytes at
+/// random: 15.2 us on the applying thread with blocks of 16 KiB and without the memtable's
+/// filter, 11.7 us now, 3 % more space).
+fn block_bytes(family: Family) -> usize {
+    match family {
+        Family::Current => 4 << 10,
+        _ => 16 << 10,
+    }
 }
 
 pub(super) fn write() -> WriteOptions {
