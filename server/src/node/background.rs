@@ -12,7 +12,7 @@ use crate::ids::{Index, Revision};
 use crate::member::MemberHandle;
 use crate::mvcc::compaction::{self, CompactionOptions};
 use crate::mvcc::{MvccError, Store};
-use crate::storage::Backend;
+use crate::storage::{Backend, FlushPolicy};
 
 /// Flushes the state in time and lets the log forget what the flushed state holds.
 pub(super) struct Flusher {
@@ -32,7 +32,7 @@ impl Flusher {
     /// Runs until the server stops, then flushes once more, so that the next start replays nothing.
     pub(super) fn run(self) {
         let mut cut = Index::default();
-        let mut dirty_since: Option<Instant> = None;
+        let mut policy = FlushPolicy::default();
         loop {
             let stopping =
                 self.stop.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Disconnected);
@@ -40,20 +40,13 @@ impl Flusher {
                 fatal("the state cannot be written any more", &error);
             }
             let unflushed = self.backend.unflushed();
-            if unflushed.rows == 0 {
-                dirty_since = None;
-            }
-            let now = Instant::now();
-            let dirty_for = now - *dirty_since.get_or_insert(now);
-            let due = unflushed.rows >= UNFLUSHED_ROWS_MAX
-                || unflushed.bytes >= UNFLUSHED_BYTES_MAX
-                || dirty_for >= UNFLUSHED_TIME_MAX
-                || stopping;
-            if due && unflushed.rows > 0 {
+            let (applied, _term) = self.store.applied();
+            let due = policy.is_due(Instant::now(), applied, self.durable(), unflushed);
+            if unflushed.rows > 0 && (due || stopping) {
                 if let Err(error) = self.backend.flush() {
                     fatal("cannot flush the state", &error);
                 }
-                dirty_since = None;
+                policy.flushed();
             }
             self.cut_log(&mut cut);
             if stopping {
@@ -64,13 +57,18 @@ impl Flusher {
 
     /// Lets the log go up to what a crash would leave in the state.
     fn cut_log(&self, cut: &mut Index) {
-        let durable = match self.store.persisted_applied() {
-            Ok((index, _term)) => index,
-            Err(error) => fatal("cannot read the durable applied index", &error),
-        };
+        let durable = self.durable();
         if durable.get() >= cut.get() + self.entries_between_cuts {
             self.member.compact_log(durable);
             *cut = durable;
+        }
+    }
+
+    /// The last applied entry that a crash would leave.
+    fn durable(&self) -> Index {
+        match self.store.persisted_applied() {
+            Ok((index, _term)) => index,
+            Err(error) => fatal("cannot read the durable applied index", &error),
         }
     }
 }
@@ -132,13 +130,3 @@ impl Compactor {
 
 /// How often the flusher looks; it is off every request's path.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Rows in memory beyond which a start after a crash would take too long: a replay makes some
-/// hundred thousand rows a second, and should stay near half a second.
-const UNFLUSHED_ROWS_MAX: u64 = 300_000;
-
-/// Bytes in memory beyond which they are flushed, for large values.
-const UNFLUSHED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// How long a write may stay in memory only.
-const UNFLUSHED_TIME_MAX: Duration = Duration::from_secs(30);

@@ -11,14 +11,14 @@ pub mod schema;
 mod backend;
 mod batch;
 mod error;
-mod flusher;
+mod flush_policy;
 mod options;
 mod view;
 
 pub use backend::{Backend, Sizes, Unflushed};
 pub use batch::Batch;
 pub use error::StorageError;
-pub use flusher::Flusher;
+pub use flush_policy::FlushPolicy;
 pub use options::BackendOptions;
 pub use schema::Family;
 pub use view::{Scan, View};

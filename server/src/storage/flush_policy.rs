@@ -9,7 +9,7 @@ use crate::{ids::Index, storage::Unflushed};
 
 /// Decides, each time it is asked, whether a flush is due.
 #[derive(Clone, Debug)]
-pub struct Flusher {
+pub struct FlushPolicy {
     /// Longest replay that a restart shall need.
     replay_max: Duration,
     /// Longest time that a change stays in memory only.
@@ -18,7 +18,7 @@ pub struct Flusher {
     unflushed_since: Option<Instant>,
 }
 
-impl Default for Flusher {
+impl Default for FlushPolicy {
     fn default() -> Self {
         Self {
             replay_max: REPLAY_MAX,
@@ -28,7 +28,7 @@ impl Default for Flusher {
     }
 }
 
-impl Flusher {
+impl FlushPolicy {
     /// Whether to flush now. `applied` and `persisted` are the last applied entry in memory and
     /// on disk.
     pub fn is_due(
@@ -79,34 +79,34 @@ const REPLAY_KILOBYTE_NS: u64 = 2_500;
 mod tests {
     use super::*;
 
-    fn due(flusher: &mut Flusher, now: Instant, entries: u64, megabytes: u64) -> bool {
+    fn due(policy: &mut FlushPolicy, now: Instant, entries: u64, megabytes: u64) -> bool {
         let unflushed = Unflushed {
             rows: entries,
             bytes: megabytes << 20,
         };
-        flusher.is_due(now, Index::new(100 + entries), Index::new(100), unflushed)
+        policy.is_due(now, Index::new(100 + entries), Index::new(100), unflushed)
     }
 
     #[test]
     fn a_flush_is_due_by_entries_by_bytes_or_by_age() {
         let start = Instant::now();
-        let mut flusher = Flusher::default();
-        assert!(!due(&mut flusher, start, 0, 0));
-        assert!(!due(&mut flusher, start, 1000, 1));
-        assert!(due(&mut flusher, start, 63_000, 1));
-        assert!(due(&mut flusher, start, 1, 250));
-        assert!(!due(&mut flusher, start + AGE_MAX / 2, 1, 1));
-        assert!(due(&mut flusher, start + AGE_MAX, 1, 1));
-        flusher.flushed();
-        assert!(!due(&mut flusher, start + AGE_MAX, 1, 1));
+        let mut policy = FlushPolicy::default();
+        assert!(!due(&mut policy, start, 0, 0));
+        assert!(!due(&mut policy, start, 1000, 1));
+        assert!(due(&mut policy, start, 63_000, 1));
+        assert!(due(&mut policy, start, 1, 250));
+        assert!(!due(&mut policy, start + AGE_MAX / 2, 1, 1));
+        assert!(due(&mut policy, start + AGE_MAX, 1, 1));
+        policy.flushed();
+        assert!(!due(&mut policy, start + AGE_MAX, 1, 1));
     }
 
     #[test]
     fn nothing_unflushed_starts_the_age_anew() {
         let start = Instant::now();
-        let mut flusher = Flusher::default();
-        assert!(!due(&mut flusher, start, 1, 1));
-        assert!(!due(&mut flusher, start + AGE_MAX / 2, 0, 0));
-        assert!(!due(&mut flusher, start + AGE_MAX, 1, 1));
+        let mut policy = FlushPolicy::default();
+        assert!(!due(&mut policy, start, 1, 1));
+        assert!(!due(&mut policy, start + AGE_MAX / 2, 0, 0));
+        assert!(!due(&mut policy, start + AGE_MAX, 1, 1));
     }
 }
