@@ -3,10 +3,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
 };
-
-use bytes::Bytes;
 
 use super::{
     delivery::{Recipients, StreamId, WatchOptions},
@@ -26,15 +25,26 @@ pub(super) struct GroupKey {
 
 /// Names a group within its `Groups`, for as long as it has members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct GroupId(usize);
+pub(super) struct GroupId(u32);
+
+impl GroupId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A set of watchers, found by the keys they watch.
 pub(super) struct Groups {
     slots: Vec<Option<Group>>,
     free: Vec<GroupId>,
-    /// First group of those that watch one key; the others hang on `Group::next`.
-    singles: HashMap<Bytes, GroupId>,
-    /// The same for ranges.
+    /// First group of those that watch one key of this hash; the others hang on `Group::next`.
+    /// The key itself is in the group: with a million of them a second copy would show.
+    singles: HashMap<u64, GroupId>,
+    hasher: RandomState,
+    /// Gives all keys the same hash.
+    #[cfg(test)]
+    one_hash: bool,
+    /// First group of those that watch a range.
     ranges: RangeTree<GroupId>,
 }
 
@@ -42,7 +52,8 @@ pub(super) struct Group {
     pub(super) key: Arc<GroupKey>,
     /// Invariant: not empty, since a group goes away with its last member.
     pub(super) members: Members,
-    /// Next group with the same interval and other options.
+    /// Next group with the same interval and other options (or, of those that watch one key, with
+    /// another key of the same hash).
     next: Option<GroupId>,
 }
 
@@ -62,6 +73,9 @@ impl Groups {
             slots: Vec::new(),
             free: Vec::new(),
             singles: HashMap::new(),
+            hasher: RandomState::new(),
+            #[cfg(test)]
+            one_hash: false,
             ranges: RangeTree::new(),
         }
     }
@@ -78,7 +92,7 @@ impl Groups {
 
     /// The group of this id, which must come from `matching` and still have members.
     pub(super) fn group(&self, id: GroupId) -> &Group {
-        self.slots[id.0]
+        self.slots[id.index()]
             .as_ref()
             .expect("a group is asked for only while it has members")
     }
@@ -99,7 +113,7 @@ impl Groups {
     /// Adds watchers of one stream to the group of this key.
     pub(super) fn add(&mut self, key: &Arc<GroupKey>, stream: StreamId, ids: Recipients) {
         if let Some(id) = self.find(key) {
-            let group = self.slots[id.0]
+            let group = self.slots[id.index()]
                 .as_mut()
                 .expect("the index names living groups");
             group.members.add(stream, ids);
@@ -113,12 +127,13 @@ impl Groups {
         };
         let id = match self.free.pop() {
             Some(id) => {
-                self.slots[id.0] = Some(group);
+                self.slots[id.index()] = Some(group);
                 id
             }
             None => {
                 self.slots.push(Some(group));
-                GroupId(self.slots.len() - 1)
+                let last = self.slots.len() - 1;
+                GroupId(u32::try_from(last).expect("memory ends long before four billion groups"))
             }
         };
         match self.head_mut(&key.interval) {
@@ -132,7 +147,7 @@ impl Groups {
         let Some(id) = self.find(key) else {
             return false;
         };
-        let group = self.slots[id.0]
+        let group = self.slots[id.index()]
             .as_mut()
             .expect("the index names living groups");
         let removed = group.members.remove(stream, watcher);
@@ -145,7 +160,7 @@ impl Groups {
     /// Removes all watchers of one stream from the group of this key, and gives them.
     pub(super) fn take_stream(&mut self, key: &GroupKey, stream: StreamId) -> Option<Recipients> {
         let id = self.find(key)?;
-        let group = self.slots[id.0]
+        let group = self.slots[id.index()]
             .as_mut()
             .expect("the index names living groups");
         let taken = group.members.take_stream(stream);
@@ -161,14 +176,16 @@ impl Groups {
             let mut at = Some(head);
             while let Some(id) = at {
                 let group = self.group(id);
-                if !hit(id, group) {
+                let other_key =
+                    group.key.interval.end == End::Single && group.key.interval.key != key;
+                if !other_key && !hit(id, group) {
                     return false;
                 }
                 at = group.next;
             }
             true
         };
-        if let Some(head) = self.singles.get(key)
+        if let Some(head) = self.singles.get(&self.hash(key))
             && !chain(*head)
         {
             return;
@@ -190,7 +207,7 @@ impl Groups {
         let mut at = self.head_mut(&key.interval).copied();
         while let Some(id) = at {
             let group = self.group(id);
-            if group.key.options == key.options {
+            if *group.key == *key {
                 return Some(id);
             }
             at = group.next;
@@ -199,7 +216,9 @@ impl Groups {
     }
 
     fn drop_group(&mut self, id: GroupId) {
-        let group = self.slots[id.0].take().expect("a group is dropped once");
+        let group = self.slots[id.index()]
+            .take()
+            .expect("a group is dropped once");
         self.free.push(id);
         let interval = &group.key.interval;
         let head = *self
@@ -219,7 +238,7 @@ impl Groups {
     fn unchain(&mut self, head: GroupId, id: GroupId, next: Option<GroupId>) {
         let mut at = head;
         loop {
-            let group = self.slots[at.0]
+            let group = self.slots[at.index()]
                 .as_mut()
                 .expect("a chain holds living groups");
             if group.next == Some(id) {
@@ -232,29 +251,44 @@ impl Groups {
         }
     }
 
+    fn hash(&self, key: &[u8]) -> u64 {
+        #[cfg(test)]
+        if self.one_hash {
+            return 0;
+        }
+        self.hasher.hash_one(key)
+    }
+
     fn head_mut(&mut self, interval: &Interval) -> Option<&mut GroupId> {
         match &interval.end {
-            End::Single => self.singles.get_mut(&interval.key),
+            End::Single => {
+                let hash = self.hash(&interval.key);
+                self.singles.get_mut(&hash)
+            }
             End::From => self.ranges.get_mut(&interval.key, None),
             End::Before(end) => self.ranges.get_mut(&interval.key, Some(end)),
         }
     }
 
     fn insert_head(&mut self, interval: &Interval, id: GroupId) {
-        let key = interval.key.clone();
         match &interval.end {
             End::Single => {
-                self.singles.insert(key, id);
+                let hash = self.hash(&interval.key);
+                self.singles.insert(hash, id);
             }
-            End::From => self.ranges.insert(key, None, id),
-            End::Before(end) => self.ranges.insert(key, Some(end.clone()), id),
+            End::From => self.ranges.insert(interval.key.clone(), None, id),
+            End::Before(end) => {
+                self.ranges
+                    .insert(interval.key.clone(), Some(end.clone()), id);
+            }
         }
     }
 
     fn remove_head(&mut self, interval: &Interval) {
         match &interval.end {
             End::Single => {
-                self.singles.remove(&interval.key);
+                let hash = self.hash(&interval.key);
+                self.singles.remove(&hash);
             }
             End::From => self.ranges.remove(&interval.key, None),
             End::Before(end) => self.ranges.remove(&interval.key, Some(end)),
@@ -340,5 +374,94 @@ impl Members {
             Self::One(..) => None,
             Self::Many(streams) => streams.remove(&stream).map(Recipients::Many),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(interval: u8, prev_kv: bool) -> GroupKey {
+        let name = Bytes::copy_from_slice(&[b'a' + interval / 3]);
+        let end = match interval % 3 {
+            0 => End::Single,
+            1 => End::From,
+            _ => End::Before(Bytes::from_static(b"c")),
+        };
+        let options = WatchOptions {
+            prev_kv,
+            ..WatchOptions::default()
+        };
+        GroupKey {
+            interval: Interval { key: name, end },
+            options,
+        }
+    }
+
+    fn step() -> impl Strategy<Value = (u8, u8, bool, u64, i64)> {
+        (0u8..6, 0u8..9, any::<bool>(), 0u64..3, 0i64..4)
+    }
+
+    proptest! {
+        #[test]
+        fn groups_answer_like_a_plain_list(
+            one_hash in any::<bool>(),
+            steps in proptest::collection::vec(step(), 1..100)
+        ) {
+            let mut groups = Groups::new();
+            groups.one_hash = one_hash;
+            let mut list: Vec<(GroupKey, StreamId, WatchId)> = Vec::new();
+            for (verb, interval, prev_kv, stream, id) in steps {
+                let (stream, id) = (StreamId(stream), WatchId::new(id));
+                let watcher = (key(interval, prev_kv), stream, id);
+                let known = list.iter().position(|other| *other == watcher);
+                match (verb, known) {
+                    (0..=3, None) => {
+                        let key = groups.share(key(interval, prev_kv));
+                        groups.add(&key, stream, Recipients::One(id));
+                        list.push(watcher);
+                    }
+                    (4, _) => {
+                        prop_assert_eq!(groups.remove(&watcher.0, stream, id), known.is_some());
+                        list.retain(|other| *other != watcher);
+                    }
+                    (5, _) => {
+                        let taken = groups.take_stream(&watcher.0, stream);
+                        let count = taken.map_or(0, |taken| taken.len());
+                        let before = list.len();
+                        list.retain(|other| other.0 != watcher.0 || other.1 != stream);
+                        prop_assert_eq!(count, before - list.len());
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(groups.is_empty(), list.is_empty());
+                check(&groups, &list)?;
+            }
+        }
+    }
+
+    fn check(groups: &Groups, list: &[(GroupKey, StreamId, WatchId)]) -> Result<(), TestCaseError> {
+        for name in [b"a", b"b", b"c", b"d"] {
+            let mut found = Vec::new();
+            groups.matching(name, |_, group| {
+                group.members.for_each(|stream, ids| {
+                    found.extend(ids.iter().map(|id| (Arc::clone(&group.key), stream, id)));
+                });
+                true
+            });
+            let expected = list.iter().filter(|(key, ..)| key.interval.contains(name));
+            prop_assert_eq!(found.len(), expected.clone().count());
+            for (key, stream, id) in expected {
+                let present = found
+                    .iter()
+                    .any(|(other, on, watcher)| **other == *key && on == stream && watcher == id);
+                prop_assert!(present);
+            }
+            prop_assert_eq!(groups.contains(name), !found.is_empty());
+        }
+        Ok(())
     }
 }
