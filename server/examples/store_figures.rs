@@ -217,7 +217,7 @@ impl Figures {
         }
         self.settle("after compaction")?;
         let clock = Clock::start();
-        self.store.backend().compact_tables();
+        self.store.defragment()?;
         clock.report("defragment", 1);
         self.settle("after defragment")
     }

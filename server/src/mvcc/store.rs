@@ -34,6 +34,8 @@ struct Shared {
     published: ArcSwap<Published>,
     /// Held while `published` is replaced, so that it never goes back. Readers do not take it.
     publishing: Mutex<()>,
+    /// Held while the tables are rewritten.
+    defragmenting: Mutex<()>,
     /// Count buckets between rounds. A round takes them, and gives them back when it commits.
     buckets: Mutex<Buckets>,
     hashes: Mutex<HashCache>,
@@ -80,6 +82,7 @@ impl Store {
                 backend,
                 published: ArcSwap::from_pointee(published),
                 publishing: Mutex::new(()),
+                defragmenting: Mutex::new(()),
                 buckets: Mutex::default(),
                 hashes: Mutex::default(),
                 compactions: Mutex::new(compactions),
@@ -128,6 +131,18 @@ impl Store {
             Some(value) => parse_applied(&value),
             None => Ok((Index::new(0), Term::new(0))),
         }
+    }
+
+    /// Gives the space of removed revisions back to the system, while reads and writes go on.
+    /// One at a time; blocks until done: not for async threads.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the state.
+    pub fn defragment(&self) -> Result<(), StorageError> {
+        let _one_at_a_time = self.shared.defragmenting.lock();
+        self.refresh()?;
+        self.shared.backend.compact_tables()
     }
 
     pub(super) fn publish(&self, published: Published, buckets: Buckets) {

@@ -184,15 +184,24 @@ impl Backend {
         self.check_latch()
     }
 
-    /// Rewrites the tables so that removed rows give their space back. Reads and writes go on.
-    pub fn compact_tables(&self) {
+    /// Flushes, then rewrites the tables so that removed rows give their space back. Reads and
+    /// writes go on. Rows that a view still shows stay.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::flush`].
+    pub fn compact_tables(&self) -> Result<(), StorageError> {
+        self.flush()?;
         let mut how = CompactOptions::default();
         how.set_exclusive_manual_compaction(false);
         how.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        let everything = None::<&[u8]>;
         for &family in Family::ALL {
             self.db()
-                .compact_range_cf_opt(self.handle(family), None::<&[u8]>, None::<&[u8]>, &how);
+                .compact_range_cf_opt(self.handle(family), everything, everything, &how);
         }
+        self.sizes();
+        self.check()
     }
 
     /// Size of the state as clients see it.

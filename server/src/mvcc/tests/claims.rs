@@ -162,3 +162,36 @@ fn sizes_grow_with_the_records_and_not_with_families() {
         flushed.total_bytes
     );
 }
+
+#[test]
+fn compaction_and_defragmentation_give_space_back() {
+    let mut store = TestStore::new();
+    for version in 0..5 {
+        for key in 0..40 {
+            // Text that compresses badly, so that what is removed shows in the files.
+            let value: String = (0..5000_u32)
+                .map(|at| noise(at + key * 5000 + version * 999_983))
+                .collect();
+            store.put(&format!("k{key}"), &value);
+        }
+    }
+    store.store.backend().flush().expect("flush");
+    let before = store.store.backend().sizes();
+    store.compact(store.store.read().revision().get());
+    store.store.defragment().expect("defragment");
+    let after = store.store.backend().sizes();
+    assert!(
+        after.total_bytes * 2 < before.total_bytes,
+        "{before:?} {after:?}"
+    );
+    assert!(
+        after.in_use_bytes * 2 < before.in_use_bytes,
+        "{before:?} {after:?}"
+    );
+    assert_eq!(store.range(&RangeQuery::new(interval("k", "l"))).count, 40);
+}
+
+fn noise(number: u32) -> char {
+    let mixed = number.wrapping_mul(2_654_435_761) ^ (number >> 7).wrapping_mul(40_503);
+    char::from(b' ' + (mixed >> 16) as u8 % 90)
+}
