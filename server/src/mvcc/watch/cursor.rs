@@ -93,7 +93,10 @@ impl Core {
             self.schedule(stream_id);
             return None;
         }
-        let Some(recent) = self.recent.since(from) else {
+        // Of the compact revision itself, the pairs before it are gone in etcd; only the history
+        // knows that.
+        let recent = (from > compacted).then(|| self.recent.since(from));
+        let Some(recent) = recent.flatten() else {
             stream.turn = Turn::Running {
                 canceled: Vec::new(),
             };
