@@ -44,7 +44,7 @@ fn acknowledged_entries_survive_all_faults_in_clusters_of_every_size() {
     for members in [1, 2, 3, 5] {
         let mut acknowledged = 0;
         for seed in 0..seeds() {
-            println!("{members} members, seed {seed}");
+            eprintln!("{members} members, seed {seed}");
             let world = run(seed, members, 4000, ALL).unwrap();
             acknowledged += world.acknowledged;
         }
@@ -60,7 +60,7 @@ fn members_come_and_go_and_nothing_is_lost() {
     for voters in [1, 3] {
         let (mut joined, mut removed) = (0, 0);
         for seed in 0..seeds() {
-            println!("{voters} voters and 3 spares, seed {seed}");
+            eprintln!("{voters} voters and 3 spares, seed {seed}");
             let world = run_with_spares(seed, voters, 3, 8000, ALL).unwrap();
             joined += world.joined.len() as u64 - voters;
             removed += world.removed.len();
