@@ -23,10 +23,20 @@ use crate::{
 };
 
 /// One change of a transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Op {
     Put(Bytes, Bytes),
     Delete(Bytes),
+}
+
+/// Without the value: some fill a mailbox.
+impl std::fmt::Debug for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Put(key, value) => write!(f, "Put({key:?}, {} bytes)", value.len()),
+            Self::Delete(key) => write!(f, "Delete({key:?})"),
+        }
+    }
 }
 
 /// A core, and the store around it.
