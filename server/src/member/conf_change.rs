@@ -7,9 +7,11 @@
 
 use bytes::Bytes;
 use prost::Message;
-use raft::eraftpb;
+use raft::{StateRole, eraftpb};
 use trilith_proto::raftpb;
 
+use super::Member;
+use super::entry::{EntryKind, entry};
 use crate::ids::MemberId;
 
 /// What a configuration change does, in etcd's numbering.
@@ -145,6 +147,55 @@ impl ConfState {
             learners: ids(learners),
         }
     }
+}
+
+impl Member {
+    pub(super) fn on_propose_conf_change(&mut self, data: Bytes) {
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgPropose);
+        message.from = self.id.get();
+        message.entries = vec![entry(EntryKind::ConfChange(data))].into();
+        self.propose(message);
+    }
+
+    /// Takes a proposal that may hold changes, of ours or forwarded by a peer.
+    pub(super) fn propose(&mut self, message: eraftpb::Message) {
+        let holds_change = message.entries.iter().any(is_change);
+        if holds_change && self.node.raft.state == StateRole::Leader && message.term == 0 {
+            self.append_with_changes(message);
+        } else if let Err(error) = self.node.step(message) {
+            tracing::info!(%error, "a proposal was not taken");
+        }
+    }
+
+    /// What raft-rs does with proposals to a leader, without a look into the changes: one at a time
+    /// is under way, and another one becomes an empty entry.
+    fn append_with_changes(&mut self, mut message: eraftpb::Message) {
+        let raft = &mut self.node.raft;
+        if raft.prs().get(raft.id).is_none() || raft.lead_transferee.is_some() {
+            tracing::info!("a configuration change was not taken");
+            return;
+        }
+        let mut entries = message.take_entries().into_vec();
+        for (index, entry) in (raft.raft_log.last_index() + 1..).zip(&mut entries) {
+            if !is_change(entry) {
+                continue;
+            }
+            if raft.has_pending_conf() {
+                tracing::info!("a configuration change is not taken while another is under way");
+                *entry = eraftpb::Entry::default();
+            } else {
+                raft.pending_conf_index = index;
+            }
+        }
+        if raft.append_entry(&mut entries) {
+            raft.bcast_append();
+        }
+    }
+}
+
+fn is_change(entry: &eraftpb::Entry) -> bool {
+    entry.get_entry_type() == eraftpb::EntryType::EntryConfChange
 }
 
 /// Why bytes are no configuration change or state that this program takes.

@@ -213,11 +213,12 @@ impl Member {
         Ok(ConfState::from_raft(&state))
     }
 
-    /// raft-rs lets a member lead on, or stand for election, that has removed itself, and then misses it among those
-    /// whose progress it knows.
+    /// raft-rs lets a member lead on, or stand for election, that has removed itself, and then
+    /// misses it among those whose progress it knows.
     ///
-    /// What is committed was told to the others with their last message or is told now; as in etcd, those who miss
-    /// it and cannot reach the removed member any more may be left without a majority.
+    /// What is committed was told to the others with their last message or is told now; as in etcd,
+    /// those who miss it and cannot reach the removed member any more may be left without a
+    /// majority.
     fn step_down_if_removed(&mut self) {
         let raft = &mut self.node.raft;
         if raft.state == StateRole::Follower || raft.prs().get(raft.id).is_some() {
@@ -284,6 +285,10 @@ impl Member {
         if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.may_campaign() {
             return;
         }
+        if message.get_msg_type() == MessageType::MsgPropose {
+            self.propose(message);
+            return;
+        }
         if let Err(error) = self.node.step(message) {
             tracing::debug!(%error, "a message was not taken");
         }
@@ -312,17 +317,6 @@ impl Member {
             for (index, proposal) in (before + 1..).zip(proposals) {
                 self.applying.remember(index, term, proposal.decoded);
             }
-        }
-    }
-
-    fn on_propose_conf_change(&mut self, data: Bytes) {
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.id.get();
-        // As a raw entry: raft-rs would encode the change anew, with its own numbers.
-        message.entries = vec![entry(EntryKind::ConfChange(data))].into();
-        if let Err(error) = self.node.step(message) {
-            tracing::info!(%error, "a configuration change was not taken");
         }
     }
 

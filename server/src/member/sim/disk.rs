@@ -52,7 +52,8 @@ impl FakeDisk {
         inner.seen = inner.durable.clone();
     }
 
-    /// As the log on disk does it: tells what is there, counts the start, and makes all of it durable.
+    /// As the log on disk does it: tells what is there, counts the start, and makes all of it
+    /// durable.
     pub(super) fn open(&self) -> Recovered {
         let mut inner = self.inner.lock();
         inner.boot_epoch += 1;

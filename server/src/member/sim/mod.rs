@@ -1,9 +1,10 @@
 //! Many members with fake disks and a bad network, all moved by one seed.
 //!
-//! Messages are lost, doubled and reordered; writes wait in queues; members crash and lose what was not synced, and
-//! their state falls back to its last flush. After each step it must hold that no term has two leaders, that entries
-//! with the same index and term are the same everywhere, that all members apply the same entries, and that a read
-//! sees what was acknowledged before it. In the end all that was ever acknowledged is applied by everybody.
+//! Messages are lost, doubled and reordered; writes wait in queues; members crash and lose what was
+//! not synced, and their state falls back to its last flush. After each step it must hold that no
+//! term has two leaders, that entries with the same index and term are the same everywhere, that
+//! all members apply the same entries, and that a read sees what was acknowledged before it. In the
+//! end all that was ever acknowledged is applied by everybody.
 
 mod disk;
 mod tests;
@@ -42,8 +43,8 @@ struct World {
     /// Who was ever in the cluster, and who is out of it.
     joined: BTreeSet<MemberId>,
     removed: BTreeSet<MemberId>,
-    /// A member has learned that it is out: if it is the one who decided so, with a leader's voice, those who did not
-    /// hear of it may wait for it forever.
+    /// A member has learned that it is out: if it is the one who decided so, with a leader's voice,
+    /// those who did not hear of it may wait for it forever.
     abdicated: bool,
     /// The greatest index that a client was told of.
     acknowledged: u64,
@@ -122,7 +123,8 @@ impl World {
         Ok(())
     }
 
-    /// Without further faults, until all is done: whatever was acknowledged is applied by everybody.
+    /// Without further faults, until all is done: whatever was acknowledged is applied by
+    /// everybody.
     fn settle(&mut self) -> Check {
         self.faults = Faults {
             crashes: false,
@@ -201,8 +203,8 @@ impl World {
         self.send(actions.messages)
     }
 
-    /// What leaves a member must be the same wherever it comes from, also from one that leads a term again because it
-    /// forgot that it did.
+    /// What leaves a member must be the same wherever it comes from, also from one that leads a
+    /// term again because it forgot that it did.
     fn send(&mut self, messages: Vec<Message>) -> Check {
         for entry in messages.iter().flat_map(|message| &message.entries) {
             if entry.index == 0 {
@@ -353,7 +355,8 @@ impl World {
         self.event(at, Event::TransferLeader(to))
     }
 
-    /// Somebody is to be added, promoted or removed; the rules of membership come when it is applied.
+    /// Somebody is to be added, promoted or removed; the rules of membership come when it is
+    /// applied.
     fn reconfigure(&mut self, at: usize) -> Check {
         let ids: Vec<_> = self.members.iter().map(|node| node.id).collect();
         let member = *ids.choose(&mut self.rng).expect("there are members");

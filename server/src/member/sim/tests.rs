@@ -99,3 +99,95 @@ fn a_disk_that_lies_about_syncing_is_found_out() {
         );
     }
 }
+
+/// Otherwise a crash would let it lead the same term again, and send a learner other entries under
+/// the same name.
+#[test]
+fn a_lone_voter_says_nothing_in_a_new_term_before_that_term_is_durable() {
+    let mut world = World::new(1, 1, 1, ALL);
+    let learner = MemberId::new(2);
+    world.lead_alone();
+    let kind = ConfChangeKind::AddLearnerNode;
+    let change = ConfChange {
+        id: 0,
+        kind,
+        member: learner,
+        context: Bytes::new(),
+    };
+    world
+        .event(0, Event::ProposeConfChange(change.encode()))
+        .unwrap();
+    world.work_off(0);
+    assert_eq!(
+        world.members[0].state.conf_state.as_ref().unwrap().learners,
+        [learner]
+    );
+    world.flush(0).unwrap();
+    let disk = world.members[0].disk.clone();
+    disk.crash(&mut world.rng);
+    world.messages.clear();
+    let Node { member, state, .. } = &mut world.members[0];
+    *member = start(MemberId::new(1), &disk, state, &mut world.rng).unwrap();
+
+    world.act(0, Actions::default()).unwrap();
+    assert!(world.members[0].member.status().is_leader());
+    assert_eq!(world.messages, []);
+    world.work_off(0);
+    assert!(
+        world
+            .messages
+            .iter()
+            .all(|message| message.to == learner.get())
+    );
+    assert!(!world.messages.is_empty());
+}
+
+/// A read asked of a member without a leader is answered once it leads, and then without the disk.
+#[test]
+fn a_lone_voter_answers_reads_while_its_disk_works() {
+    let mut world = World::new(1, 1, 0, ALL);
+    world.members[0].asked.insert(1, 0);
+    world.event(0, Event::ReadIndex(1)).unwrap();
+    assert_eq!(world.members[0].asked.len(), 1);
+    world.lead_alone();
+    assert_eq!(world.members[0].asked.len(), 0);
+
+    world.propose(0).unwrap();
+    assert!(
+        !world.members[0].writes.is_empty(),
+        "the proposal is not durable"
+    );
+    world.ask(0).unwrap();
+    assert_eq!(
+        world.members[0].asked.len(),
+        0,
+        "and yet the read was answered"
+    );
+    let index = world.members[0].member.sole_voter_read_index().unwrap();
+    assert_eq!(
+        index.get(),
+        world.acknowledged,
+        "not with what is not committed"
+    );
+}
+
+impl World {
+    /// Lets the first member do all there is to do.
+    fn work_off(&mut self, at: usize) {
+        for _ in 0..1000 {
+            if self.members[at].writes.is_empty() && self.members[at].work.is_empty() {
+                return;
+            }
+            self.write(at).unwrap();
+            self.apply(at).unwrap();
+        }
+        panic!("there is no end of work");
+    }
+
+    /// Lets the first member apply what it begins with, and lead.
+    fn lead_alone(&mut self) {
+        self.act(0, Actions::default()).unwrap();
+        self.work_off(0);
+        assert!(self.members[0].member.sole_voter_read_index().is_some());
+    }
+}
