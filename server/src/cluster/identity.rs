@@ -73,9 +73,11 @@ impl Identity {
 
         let mut lines = body.lines();
         let title = lines.next().and_then(|line| line.strip_prefix(TITLE));
-        let format: u32 = title
-            .and_then(|t| t.parse().ok())
-            .ok_or(Damaged("its first line is not known"))?;
+        let format = title.and_then(|title| {
+            let format: u32 = title.parse().ok()?;
+            (format.to_string() == title).then_some(format)
+        });
+        let format = format.ok_or(Damaged("its first line is not known"))?;
         if format > FORMAT {
             return Err(IdentityError::Newer { found: format });
         }
@@ -170,6 +172,7 @@ mod tests {
         );
         for body in [
             "trilith identity 0\nmember-id 8e9e05c52164694d\ncluster-id cdf818194e3a8c32\n",
+            "trilith identity 01\nmember-id 8e9e05c52164694d\ncluster-id cdf818194e3a8c32\n",
             "trilith identity 1\nmember-id 8e9e05c52164694d\n",
             "trilith identity 1\nmember-id 0000000000000000\ncluster-id cdf818194e3a8c32\n",
             "trilith identity 1\nmember-id 8E9E05C52164694D\ncluster-id cdf818194e3a8c32\n",

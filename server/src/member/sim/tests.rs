@@ -2,6 +2,7 @@
 
 use std::panic::catch_unwind;
 
+use super::node::start;
 use super::*;
 
 /// Runs per size; `TRILITH_SIM_SEEDS` asks for more.
