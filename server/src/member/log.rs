@@ -4,6 +4,7 @@
 //! and the keys `hard_state` (encoded `raftpb.HardState`), `base` (index and term of the last entry
 //! that was compacted away, two big-endian u64) and `boot_epoch` (big-endian u64).
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -92,13 +93,14 @@ impl LogWrite {
 /// The log on disk.
 pub(crate) struct EngineLog {
     engine: Engine<LogFiles>,
+    files: Arc<LogFiles>,
     fsync: bool,
 }
 
 impl EngineLog {
     /// Opens or creates the log in `directory`, whose parent exists.
     ///
-    /// A tail that was torn by a crash is cut off, in memory only until the first write. `fsync` is
+    /// A tail that was torn by a crash is cut off, in memory only until the epoch begins. `fsync` is
     /// false only under `--unsafe-no-fsync`.
     ///
     /// # Errors
@@ -118,10 +120,26 @@ impl EngineLog {
             prefill_for_recycle: false,
             ..Config::default()
         };
-        let engine = Engine::open_with_file_system(config, Arc::new(LogFiles { fsync }))?;
-        let log = Self { engine, fsync };
+        let files = Arc::new(LogFiles::new(fsync));
+        let engine = Engine::open_with_file_system(config, files.clone())?;
+        let log = Self {
+            engine,
+            files,
+            fsync,
+        };
         let recovered = log.recovered()?;
         Ok((log, recovered))
+    }
+
+    /// Whether all files in `directory` have names that the engine gives.
+    pub(crate) fn is_log(directory: &Path) -> bool {
+        let is_ours = |path: &Path| {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            matches!(extension, Some("raftlog" | "rewrite" | "reserved")) || path.ends_with("LOCK")
+        };
+        fs::read_dir(directory).is_ok_and(|mut files| {
+            files.all(|file| file.is_ok_and(|file| file.path().is_file() && is_ours(&file.path())))
+        })
     }
 
     /// Counts this start, durably, and with it all that was found in the log: after a kill its tail
@@ -131,9 +149,36 @@ impl EngineLog {
     ///
     /// When it cannot be written.
     pub(crate) fn begin_epoch(&self, epoch: u64) -> Result<(), LogError> {
+        self.files.carry_out_cuts()?;
+        self.remove_orphans()?;
         let mut batch = LogBatch::default();
         batch.put(GROUP, BOOT_EPOCH.to_vec(), epoch.to_be_bytes().to_vec())?;
         self.engine.write(&mut batch, self.fsync)?;
+        Ok(())
+    }
+
+    /// Removes files that the engine has passed over when it opened: recycled ones which a kill left
+    /// behind, with a gap between them and the log. It would never come back to them, so they would
+    /// pile up with each kill.
+    fn remove_orphans(&self) -> Result<(), LogError> {
+        for extension in ["raftlog", "rewrite"] {
+            let mut files = Vec::new();
+            for file in fs::read_dir(self.engine.path())? {
+                let path = file?.path();
+                let name = path.file_stem().and_then(|name| name.to_str());
+                let number = name.and_then(|name| name.parse::<u64>().ok());
+                if path.extension().is_some_and(|found| found == extension) {
+                    files.extend(number.map(|number| (number, path)));
+                }
+            }
+            files.sort_unstable();
+            let gap = files
+                .windows(2)
+                .rposition(|pair| pair[0].0 + 1 != pair[1].0);
+            for (_, path) in files.drain(..gap.map_or(0, |gap| gap + 1)) {
+                fs::remove_file(path)?;
+            }
+        }
         Ok(())
     }
 
@@ -275,6 +320,9 @@ pub enum LogError {
     /// The engine refused or found damage.
     #[error("{0}")]
     Engine(#[from] raft_engine::Error),
+    /// A torn tail cannot be cut off, or a file not removed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
     /// A stored message is no protobuf.
     #[error("it is damaged: {0}")]
     Decode(#[from] protobuf::ProtobufError),
@@ -297,3 +345,7 @@ pub enum LogError {
     #[error("the disk is gone")]
     Gone,
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -7,8 +7,10 @@
 //!   writes overwrite blocks that are there, and fdatasync then costs one write to the device.
 //!   Recycled files are full from the start.
 //! - A failed fsync must end the process with a text that says which file it was.
-//! - Opening a log cuts a torn tail off. The cut is put off until the first write, so that a log
-//!   that is then refused for missing entries lies there as it was found.
+//! - Opening a log cuts a torn tail off. The cut is put off until the log is known to be good, so
+//!   that one that is refused for missing entries lies there as it was found. It must then not be
+//!   put off any longer: the engine may go on in a new file, and only in the last one does it
+//!   tolerate a torn tail.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 
 use super::fatal::fatal;
@@ -33,15 +36,23 @@ const NOT_CUT: u64 = u64::MAX;
 /// Opens the log's files.
 pub(crate) struct LogFiles {
     /// Whether files are synced: false only under `--unsafe-no-fsync`.
-    pub(crate) fsync: bool,
+    fsync: bool,
+    /// Files that were cut while the log was opened; at most one in each of the engine's queues.
+    cuts: Arc<Mutex<Vec<Arc<Cuttable>>>>,
 }
 
 /// One file.
 pub(crate) struct LogFile {
-    file: File,
+    cuttable: Arc<Cuttable>,
     path: PathBuf,
     fsync: bool,
-    /// Where the file is cut at the first write, or [`NOT_CUT`].
+    cuts: Arc<Mutex<Vec<Arc<Cuttable>>>>,
+}
+
+/// A file whose cut may be put off.
+struct Cuttable {
+    file: File,
+    /// Where the file is to be cut, or [`NOT_CUT`].
     cut: AtomicU64,
 }
 
@@ -93,13 +104,36 @@ impl FileSystem for LogFiles {
 }
 
 impl LogFiles {
+    /// `fsync` is false only under `--unsafe-no-fsync`.
+    pub(crate) fn new(fsync: bool) -> Self {
+        Self {
+            fsync,
+            cuts: Arc::default(),
+        }
+    }
+
+    /// Carries out the cuts that opening the log has put off.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be cut: one that is not the last is opened for reading only.
+    pub(crate) fn carry_out_cuts(&self) -> io::Result<()> {
+        for file in self.cuts.lock().drain(..) {
+            file.carry_out_cut()?;
+            if self.fsync {
+                file.file.sync_data()?;
+            }
+        }
+        Ok(())
+    }
+
     fn handle(&self, file: File, path: &Path) -> io::Result<LogFile> {
-        let (path, cut) = (path.to_path_buf(), AtomicU64::new(NOT_CUT));
+        let cut = AtomicU64::new(NOT_CUT);
         Ok(LogFile {
-            file,
-            path,
+            cuttable: Arc::new(Cuttable { file, cut }),
+            path: path.to_path_buf(),
             fsync: self.fsync,
-            cut,
+            cuts: self.cuts.clone(),
         })
     }
 }
@@ -109,24 +143,26 @@ impl Handle for LogFile {
     fn truncate(&self, offset: usize) -> io::Result<()> {
         let (path, found) = (self.path.display().to_string(), self.file_size()?);
         tracing::info!(path, offset, found, "the log ends before its file does");
-        self.cut.store(offset as u64, Ordering::Relaxed);
+        self.cuttable.cut.store(offset as u64, Ordering::Relaxed);
+        self.cuts.lock().push(self.cuttable.clone());
         Ok(())
     }
 
     fn file_size(&self) -> io::Result<usize> {
         let size = self
+            .cuttable
             .file
             .metadata()?
             .len()
-            .min(self.cut.load(Ordering::Relaxed));
+            .min(self.cuttable.cut.load(Ordering::Relaxed));
         usize::try_from(size).map_err(io::Error::other)
     }
 
     fn sync(&self) -> io::Result<()> {
-        if !self.fsync || self.cut.load(Ordering::Relaxed) != NOT_CUT {
+        if !self.fsync || self.cuttable.cut.load(Ordering::Relaxed) != NOT_CUT {
             return Ok(());
         }
-        if let Err(error) = self.file.sync_data() {
+        if let Err(error) = self.cuttable.file.sync_data() {
             fatal(&format!(
                 "cannot sync the raft log {}: {error}",
                 self.path.display()
@@ -136,9 +172,9 @@ impl Handle for LogFile {
     }
 }
 
-impl LogFile {
+impl Cuttable {
     /// Carries out a cut that was put off. What lay behind it must not be found behind new batches.
-    fn cut_before_write(&self) -> io::Result<()> {
+    fn carry_out_cut(&self) -> io::Result<()> {
         let cut = self.cut.load(Ordering::Relaxed);
         if cut != NOT_CUT {
             self.file.set_len(cut)?;
@@ -150,7 +186,7 @@ impl LogFile {
 
 impl Read for Cursor {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.file.read_at(buffer, self.offset)?;
+        let read = self.file.cuttable.file.read_at(buffer, self.offset)?;
         self.offset += read as u64;
         Ok(read)
     }
@@ -158,8 +194,8 @@ impl Read for Cursor {
 
 impl Write for Cursor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.cut_before_write()?;
-        let written = self.file.file.write_at(bytes, self.offset)?;
+        self.file.cuttable.carry_out_cut()?;
+        let written = self.file.cuttable.file.write_at(bytes, self.offset)?;
         self.offset += written as u64;
         Ok(written)
     }
@@ -183,21 +219,21 @@ impl Seek for Cursor {
 
 impl WriteExt for Cursor {
     fn truncate(&mut self, offset: usize) -> io::Result<()> {
-        self.file.cut_before_write()?;
-        self.file.file.set_len(offset as u64)?;
+        self.file.cuttable.carry_out_cut()?;
+        self.file.cuttable.file.set_len(offset as u64)?;
         self.offset = offset as u64;
         Ok(())
     }
 
     fn allocate(&mut self, offset: usize, size: usize) -> io::Result<()> {
-        self.file.cut_before_write()?;
+        self.file.cuttable.carry_out_cut()?;
         let end = (offset + size) as u64;
-        let mut at = (offset as u64).max(self.file.file.metadata()?.len());
+        let mut at = (offset as u64).max(self.file.cuttable.file.metadata()?.len());
         while at < end {
             let piece = ZEROS
                 .len()
                 .min(usize::try_from(end - at).unwrap_or(usize::MAX));
-            self.file.file.write_all_at(&ZEROS[..piece], at)?;
+            self.file.cuttable.file.write_all_at(&ZEROS[..piece], at)?;
             at += piece as u64;
         }
         Ok(())
