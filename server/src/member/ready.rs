@@ -235,7 +235,9 @@ impl Member {
         actions.writes.push(write);
     }
 
-    /// Lets a compaction become known to the log when no entries come along.
+    /// Lets a compaction become known to the log when no entries come along. It has to be durable:
+    /// the engine then deletes files with entries before the base, and a log that begins with
+    /// neither them nor the base is refused.
     fn write_base(&mut self, actions: &mut Actions) {
         if self.writes.base.is_none() || !self.writes.none() {
             return;
@@ -243,6 +245,7 @@ impl Member {
         let write = LogWrite {
             base: self.writes.base.take(),
             hard_state: self.writes.hard_state.take(),
+            sync: true,
             ..LogWrite::default()
         };
         // Number 0 comes before all: it confirms nothing.

@@ -122,7 +122,8 @@ impl RaftThread {
     fn round(&mut self, mail: Mail, tick: bool) {
         let mut actions = Actions::default();
         if let Some(number) = mail.persisted {
-            self.persisted = number;
+            // A compaction alone is written under number 0.
+            self.persisted = self.persisted.max(number);
             self.member.on_event(Event::Persisted(number), &mut actions);
         }
         let applied = self.shared.status.applied();
