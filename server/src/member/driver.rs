@@ -104,6 +104,14 @@ impl MemberLog {
         log.write(&write).map_err(StartError::log(directory))
     }
 
+    /// Whether `directory` holds the beginning of a log and nothing else, and no member was ever
+    /// started on it: what is left of a first start that was cut off.
+    pub fn is_unused(directory: &Path) -> bool {
+        EngineLog::is_log(directory)
+            && EngineLog::open(directory, true)
+                .is_ok_and(|(_log, recovered)| recovered.boot_epoch == 0)
+    }
+
     /// Opens a log that was begun. Writes nothing into it.
     ///
     /// # Errors

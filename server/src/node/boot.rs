@@ -1,10 +1,12 @@
 //! Opens what a member has on disk, or makes it on the first start.
 
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::error::NodeError;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
-use crate::cluster::datadir::{DataDir, DataDirError};
+use crate::cluster::datadir::{DataDir, DataDirError, sync_directory};
 use crate::cluster::identity::Identity;
 use crate::config::Config;
 use crate::member::{ConfState, MemberLog, StartError};
@@ -90,8 +92,9 @@ fn create(config: &Config, data_dir: &DataDir) -> Result<Identity, NodeError> {
     };
     let fsync = !config.unsafe_no_fsync;
     if let Some(wal_dir) = &config.wal_dir {
-        refuse_foreign_log(wal_dir)?;
+        make_log_directory(wal_dir)?;
         MemberLog::bootstrap(wal_dir, &bootstrap.contexts(), fsync)?;
+        sync_directory(wal_dir)?;
     }
     data_dir.create(&identity, |log| match &config.wal_dir {
         Some(_elsewhere) => Ok(()),
@@ -105,16 +108,41 @@ fn create(config: &Config, data_dir: &DataDir) -> Result<Identity, NodeError> {
     Ok(identity)
 }
 
-fn refuse_foreign_log(wal_dir: &Path) -> Result<(), NodeError> {
-    let holds_something =
-        std::fs::read_dir(wal_dir).is_ok_and(|mut entries| entries.next().is_some());
-    if holds_something {
+/// Makes an empty directory of `--wal-dir`, durably; it holds the promise of all that comes.
+///
+/// The log is begun before the member's identity is written, so a kill in between leaves the
+/// beginning of a log that nobody owns. That one is begun anew; anything else is left alone.
+fn make_log_directory(wal_dir: &Path) -> Result<(), NodeError> {
+    let refused = |error| NodeError::LogDirectory {
+        path: wal_dir.display().to_string(),
+        error,
+    };
+    if !wal_dir.exists() {
+        let mut directory = DirBuilder::new();
+        let directory = directory.recursive(true).mode(DIRECTORY_MODE);
+        directory.create(wal_dir).map_err(refused)?;
+        if let Some(parent) = wal_dir.canonicalize().map_err(refused)?.parent() {
+            sync_directory(parent)?;
+        }
+        return Ok(());
+    }
+    let mut entries = fs::read_dir(wal_dir).map_err(refused)?;
+    if entries.next().is_none() {
+        return Ok(());
+    }
+    if !MemberLog::is_unused(wal_dir) {
         return Err(NodeError::ForeignLog {
             path: wal_dir.display().to_string(),
         });
     }
+    for entry in fs::read_dir(wal_dir).map_err(refused)? {
+        fs::remove_file(entry.map_err(refused)?.path()).map_err(refused)?;
+    }
     Ok(())
 }
+
+/// Only the owner reads or enters.
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// What can fail while a member is made.
 enum Created {
@@ -134,5 +162,38 @@ impl From<Created> for NodeError {
             Created::DataDir(error) => Self::DataDir(error),
             Created::Log(error) => Self::Member(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::MemberId;
+
+    fn bootstrap(directory: &Path) {
+        let member = (MemberId::new(7), bytes::Bytes::from_static(b"{}"));
+        MemberLog::bootstrap(directory, &[member], true).unwrap();
+    }
+
+    #[test]
+    fn a_log_directory_is_made_and_one_that_was_only_begun_is_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let wal_dir = root.path().join("deep/wal");
+        make_log_directory(&wal_dir).unwrap();
+        bootstrap(&wal_dir);
+        make_log_directory(&wal_dir).unwrap();
+        assert_eq!(fs::read_dir(&wal_dir).unwrap().count(), 0);
+        bootstrap(&wal_dir);
+    }
+
+    #[test]
+    fn a_log_directory_with_anything_else_in_it_is_refused_and_not_touched() {
+        let root = tempfile::tempdir().unwrap();
+        bootstrap(root.path());
+        fs::write(root.path().join("0.wal"), b"somebody's").unwrap();
+        let before = fs::read_dir(root.path()).unwrap().count();
+        let refused = make_log_directory(root.path());
+        assert!(matches!(refused, Err(NodeError::ForeignLog { .. })));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), before);
     }
 }

@@ -34,6 +34,8 @@ pub enum NodeError {
          directory"
     )]
     ForeignLog { path: String },
+    #[error("--wal-dir {path} cannot be used: {error}")]
+    LogDirectory { path: String, error: std::io::Error },
     #[error("{address} cannot be listened on: {error}; is another process using it?")]
     Listen {
         address: SocketAddr,
