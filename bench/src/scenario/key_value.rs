@@ -119,6 +119,7 @@ fn measured(outcome: &Outcome, cpu: Option<f64>) -> Measures {
         ("rate_per_s", outcome.rate()),
         ("p50_us", outcome.quantile(0.5)),
         ("p99_us", outcome.quantile(0.99)),
+        ("max_us", outcome.quantile(1.0)),
     ];
     measures.extend(cpu.map(|cpu| ("cpu_us_per_op", cpu / outcome.operations as f64)));
     measures

@@ -1,5 +1,6 @@
 //! Client connections: accepted, bounded, served as HTTP/2 or HTTP/1, and let go on shutdown.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::dispatch::{Dispatch, Services};
+use super::outlet;
 
 /// Settings of a connection, from the flags of the same names.
 #[derive(Clone, Debug)]
@@ -137,14 +139,24 @@ async fn serve_connection(
     }
     let service =
         hyper::service::service_fn(move |request: Request<Incoming>| dispatch.call(request));
+    let (stream, mut outlet) = outlet::gather(stream);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut shutdown) => {
+    let served = tokio::select! {
+        ended = poll_fn(|cx| outlet.poll(connection.as_mut(), cx)) => Some(ended),
+        () = stopped(&mut shutdown) => None,
+    };
+    let ended = match served {
+        Some(ended) => ended,
+        None => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            poll_fn(|cx| outlet.poll(connection.as_mut(), cx)).await
         }
+    };
+    let ended = match ended {
+        Ok(()) => outlet.drain().await.map_err(Into::into),
+        // A peer that is gone would never take what is left.
+        Err(error) => Err(error),
     };
     if let Err(error) = ended {
         tracing::debug!(error, "a client connection ended with an error");

@@ -11,6 +11,7 @@ mod lease;
 mod listener;
 mod maintenance;
 mod metadata;
+mod outlet;
 mod range_stream;
 mod status;
 mod validate;
