@@ -189,3 +189,108 @@ impl Storage for CachedLog {
 fn unreadable(error: super::log::LogError) -> raft::Error {
     StorageError::Other(Box::new(error)).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::{LogError, LogReader};
+    use super::*;
+
+    /// A disk that has some entries, and counts how often it is asked.
+    struct Disk(std::sync::atomic::AtomicU64);
+
+    impl LogReader for Disk {
+        fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mut entries = entries(low..high, 1);
+            limit_bytes(&mut entries, max_bytes);
+            Ok(entries)
+        }
+    }
+
+    fn entries(range: std::ops::Range<u64>, term: u64) -> Vec<Entry> {
+        let data = || vec![0; 76].into();
+        range
+            .map(|index| Entry {
+                index,
+                term,
+                data: data(),
+                ..Entry::default()
+            })
+            .collect()
+    }
+
+    fn log(last: u64) -> (Arc<Disk>, CachedLog) {
+        let disk = Arc::new(Disk(Default::default()));
+        let base = Base { index: 2, term: 1 };
+        let recovered = Recovered {
+            base,
+            last,
+            ..Recovered::default()
+        };
+        let log = CachedLog::new(disk.clone(), &recovered, ConfState::default());
+        (disk, log)
+    }
+
+    fn read(log: &CachedLog, low: u64, high: u64, max: u64) -> Vec<(u64, u64)> {
+        let entries = log.read(low, high, max).unwrap();
+        entries
+            .iter()
+            .map(|entry| (entry.index, entry.term))
+            .collect()
+    }
+
+    #[test]
+    fn fresh_entries_are_never_read_from_disk() {
+        let (disk, mut log) = log(4);
+        log.append(&entries(5..9, 2));
+        assert_eq!(read(&log, 5, 9, u64::MAX), [(5, 2), (6, 2), (7, 2), (8, 2)]);
+        assert_eq!(log.term(8).unwrap(), 2);
+        assert_eq!(disk.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert_eq!(read(&log, 3, 7, u64::MAX), [(3, 1), (4, 1), (5, 2), (6, 2)]);
+        assert_eq!(disk.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn later_entries_replace_those_in_their_place() {
+        let (_, mut log) = log(4);
+        log.append(&entries(5..9, 2));
+        log.append(&entries(6..7, 3));
+        assert_eq!(log.last_index().unwrap(), 6);
+        assert_eq!(read(&log, 5, 7, u64::MAX), [(5, 2), (6, 3)]);
+        log.append(&entries(4..5, 4));
+        assert_eq!(read(&log, 3, 5, u64::MAX), [(3, 1), (4, 4)]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_not_durable_stays() {
+        let (_, mut log) = log(4);
+        log.append(&entries(5..105, 2));
+        assert_eq!(log.tail_bytes, 100 * 100);
+        log.evict_before(55, 0);
+        assert_eq!(log.tail_bytes, 50 * 100);
+        log.evict_before(105, 1000);
+        assert_eq!(log.tail_bytes, 1000);
+    }
+
+    #[test]
+    fn reads_are_bounded_and_never_empty() {
+        let (_, mut log) = log(4);
+        log.append(&entries(5..9, 2));
+        assert_eq!(read(&log, 3, 9, 0), [(3, 1)]);
+        assert_eq!(read(&log, 3, 9, 300), [(3, 1), (4, 1), (5, 2)]);
+        assert_eq!(read(&log, 5, 9, 299), [(5, 2), (6, 2)]);
+    }
+
+    #[test]
+    fn compacted_and_missing_entries_are_told_apart() {
+        let (_, mut log) = log(4);
+        log.append(&entries(5..9, 2));
+        assert_eq!(log.compact(6).unwrap(), Base { index: 6, term: 2 });
+        assert_eq!((log.first_index().unwrap(), log.term(6).unwrap()), (7, 2));
+        let error = |result: raft::Result<Vec<Entry>>| result.unwrap_err();
+        assert_eq!(error(log.read(6, 8, 0)), StorageError::Compacted.into());
+        assert_eq!(error(log.read(7, 10, 0)), StorageError::Unavailable.into());
+        assert_eq!(log.term(5).unwrap_err(), StorageError::Compacted.into());
+        assert_eq!(log.term(9).unwrap_err(), StorageError::Unavailable.into());
+    }
+}

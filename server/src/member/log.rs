@@ -100,8 +100,8 @@ pub(crate) struct EngineLog {
 impl EngineLog {
     /// Opens or creates the log in `directory`, whose parent exists.
     ///
-    /// A tail that was torn by a crash is cut off, in memory only until the epoch begins. `fsync` is
-    /// false only under `--unsafe-no-fsync`.
+    /// A tail that was torn by a crash is cut off, in memory only until the epoch begins. `fsync`
+    /// is false only under `--unsafe-no-fsync`.
     ///
     /// # Errors
     ///
@@ -157,8 +157,8 @@ impl EngineLog {
         Ok(())
     }
 
-    /// Removes files that the engine has passed over when it opened: recycled ones which a kill left
-    /// behind, with a gap between them and the log. It would never come back to them, so they would
+    /// Removes files that the engine has passed over when it opened: recycled ones which a kill
+    /// left behind, with a gap between them and the log. It would never come back to them, so they would
     /// pile up with each kill.
     fn remove_orphans(&self) -> Result<(), LogError> {
         for extension in ["raftlog", "rewrite"] {
@@ -349,3 +349,7 @@ pub enum LogError {
 #[cfg(test)]
 #[path = "log_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "log_content_tests.rs"]
+mod content_tests;
