@@ -158,8 +158,8 @@ impl EngineLog {
     }
 
     /// Removes files that the engine has passed over when it opened: recycled ones which a kill
-    /// left behind, with a gap between them and the log. It would never come back to them, so they would
-    /// pile up with each kill.
+    /// left behind, with a gap between them and the log. It would never come back to them, so they
+    /// would pile up with each kill.
     fn remove_orphans(&self) -> Result<(), LogError> {
         for extension in ["raftlog", "rewrite"] {
             let mut files = Vec::new();
