@@ -43,11 +43,34 @@ func newSession(reference, subject *grpc.ClientConn) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, server := range []*grpc.ClientConn{reference, subject} {
+		if err := awaitStorageVersion(server); err != nil {
+			return nil, err
+		}
+	}
 	return &session{
 		reference: reference, subject: subject,
 		revision: 1, streams: map[int]*watchPair{}, history: past, tally: map[string]int{},
 		allFinished: true,
 	}, nil
+}
+
+// awaitStorageVersion waits for what a member decides on its own some time after it has started.
+func awaitStorageVersion(server *grpc.ClientConn) error {
+	deadline := time.Now().Add(deliveryTimeout)
+	for {
+		answer := call(server, pb.Maintenance_Status_FullMethodName, &pb.StatusRequest{})
+		if len(answer.replies) != 1 {
+			return fmt.Errorf("status: %v", answer)
+		}
+		if answer.replies[0].(*pb.StatusResponse).StorageVersion != "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("no storage version after %v: %v", deliveryTimeout, answer)
+		}
+		time.Sleep(pollInterval)
+	}
 }
 
 func (s *session) close() {
@@ -127,9 +150,6 @@ func (s *session) learn(request proto.Message, reference outcome) {
 // sync waits until every watcher of both servers has delivered all events up to the current
 // revision, and compares what was delivered since the last time.
 func (s *session) sync() error {
-	if len(s.streams) == 0 {
-		return nil
-	}
 	// The first revision, that of the empty store, has no event.
 	if s.revision > 1 {
 		if err := s.history.awaitRevision(s.revision); err != nil {
@@ -212,12 +232,18 @@ func openHistory(connection *grpc.ClientConn) (*history, error) {
 	}
 	err = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
 		CreateRequest: &pb.WatchCreateRequest{
-			Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 1,
+			// The first revision with an event, and still to come: a watcher that starts in the
+			// past lags for a moment, and a compaction would cancel it.
+			Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 2,
 		},
 	}})
 	if err != nil {
 		cancel()
 		return nil, err
+	}
+	if created, err := stream.Recv(); err != nil || !created.Created {
+		cancel()
+		return nil, fmt.Errorf("the history's watcher: %v, %w", created, err)
 	}
 	h := &history{cancel: cancel}
 	go func() {
