@@ -137,7 +137,8 @@ func (m *Member) Launch() error {
 	return nil
 }
 
-// WaitReady polls until the member answers a linearizable read, or fails when it has exited.
+// WaitReady polls until the member answers a linearizable read and has agreed on the versions that
+// Status tells, which etcd does some moments after it begins to serve; it fails when it has exited.
 func (m *Member) WaitReady() error {
 	connection, err := m.dial()
 	if err != nil {
@@ -149,6 +150,9 @@ func (m *Member) WaitReady() error {
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_, err = kv.Range(ctx, &pb.RangeRequest{Key: []byte("ready")})
+		if err == nil {
+			err = settled(ctx, pb.NewMaintenanceClient(connection))
+		}
 		cancel()
 		if err == nil {
 			return nil
@@ -164,6 +168,15 @@ func (m *Member) WaitReady() error {
 				m.Program.Name, startTimeout, err, tail(m.Log(), 20))
 		}
 	}
+}
+
+// settled returns why the member does not know its storage version yet, or nil once it does.
+func settled(ctx context.Context, maintenance pb.MaintenanceClient) error {
+	status, err := maintenance.Status(ctx, &pb.StatusRequest{})
+	if err == nil && status.StorageVersion == "" {
+		return errors.New("the storage version is not settled")
+	}
+	return err
 }
 
 // Alive tells whether the process runs.
