@@ -65,6 +65,9 @@ pub enum ApplyError {
     /// The state could not be read.
     #[error("cannot read the state: {0}")]
     Mvcc(#[from] crate::mvcc::MvccError),
+    /// The member stops; what was not applied is applied after the next start.
+    #[error("the member stops")]
+    Stopped,
     /// A committed entry is not a request that this version knows.
     #[error(
         "entry {index} holds a request that this version does not know ({reason}): run the version \
@@ -94,8 +97,8 @@ pub struct State {
 /// Carries a membership change to the raft core and brings back its encoded `ConfState`.
 pub trait ConfChanger: Send {
     /// Applies the encoded `ConfChange`; `None` when membership rules refused it, so that raft only
-    /// passes over the entry.
-    fn change(&mut self, index: Index, accepted: Option<&Bytes>) -> Bytes;
+    /// passes over the entry. Brings `None` when the member stops.
+    fn change(&mut self, index: Index, accepted: Option<&Bytes>) -> Option<Bytes>;
 }
 
 /// Applies committed entries; owned by the apply thread.
@@ -203,7 +206,8 @@ impl Applier {
                     .map_err(|error| unknown(entry, error))?;
                 let conf_state = self
                     .conf_changer
-                    .change(entry.index, accepted.is_ok().then_some(data));
+                    .change(entry.index, accepted.is_ok().then_some(data))
+                    .ok_or(ApplyError::Stopped)?;
                 cluster::put_conf_state(round, &conf_state);
                 Ok(Some((id, accepted)))
             }

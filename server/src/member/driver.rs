@@ -262,21 +262,23 @@ impl MemberHandle {
 
     /// Tells raft that a committed configuration change takes effect, before the entry counts as
     /// applied; `None` for one that the rules of membership refused. Waits for the raft thread;
-    /// returns who votes from then on.
+    /// returns who votes from then on, or `None` when the member stops: the entry must then not
+    /// count as applied.
     ///
     /// # Errors
     ///
-    /// When the change would leave no voter, or the member stops.
-    pub fn apply_conf_change(&self, change: Option<ConfChange>) -> Result<ConfState, String> {
+    /// When the change would leave no voter.
+    pub fn apply_conf_change(
+        &self,
+        change: Option<ConfChange>,
+    ) -> Result<Option<ConfState>, String> {
         let (sender, receiver) = bounded(1);
         let request = Request::ApplyConfChange(change, sender);
-        self.shared
-            .mailbox
-            .request(request)
-            .map_err(|refused| refused.to_string())?;
-        receiver
-            .recv()
-            .map_err(|_| ProposeRefused::Stopped.to_string())?
+        // Only a mailbox that is stopped refuses it, and one that stops drops it unanswered.
+        match self.shared.mailbox.request(request) {
+            Ok(()) => receiver.recv().ok().transpose(),
+            Err(_stopped) => Ok(None),
+        }
     }
 
     /// The state is durable up to `durable`: lets entries before it go, but for those kept for

@@ -96,8 +96,7 @@ impl Running {
                 Out::Committed(entry) => {
                     if let EntryKind::ConfChange(data) = &entry.kind {
                         let change = ConfChange::decode(data).unwrap();
-                        self.conf_state =
-                            Some(self.handle.apply_conf_change(Some(change)).unwrap());
+                        self.conf_state = self.handle.apply_conf_change(Some(change)).unwrap();
                     }
                     self.handle.applied(entry.index);
                     let found = wanted(&entry);
@@ -252,4 +251,17 @@ fn a_compacted_log_starts_from_the_state_and_refuses_an_older_one() {
     refused((index - 1, term), "are missing");
     refused((index + 1000, term), "it ends at entry");
     refused((index, term + 7), "the state has applied it with term");
+}
+
+/// Apply may stand before a change when the member stops; that is no reason to end the process.
+#[test]
+fn a_stopped_member_applies_no_configuration_change() {
+    let root = tempfile::tempdir().unwrap();
+    let log = root.path().join("log");
+    fs::create_dir(&log).unwrap();
+    bootstrap(&log);
+    let mut member = start(&log, Default::default(), None);
+    member.put("one");
+    member.handle.stop();
+    assert_eq!(member.handle.apply_conf_change(None), Ok(None));
 }

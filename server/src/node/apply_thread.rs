@@ -1,11 +1,12 @@
 //! The apply thread: takes committed entries in order, a round at a time.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::fatal::fatal;
-use crate::apply::{Applier, Entry, Payload};
+use crate::apply::{Applier, ApplyError, Entry, Payload};
 use crate::limits::{APPLY_ROUND_BYTES_MAX, APPLY_ROUND_ENTRIES_MAX};
 use crate::member::MemberHandle;
 
@@ -24,7 +25,7 @@ pub(super) struct ApplyThread {
 }
 
 impl ApplyThread {
-    /// Runs until the raft thread hangs up.
+    /// Runs until the raft thread hangs up, or has stopped while a membership change asks for it.
     pub(super) fn run(mut self) {
         while let Ok(mut entries) = self.committed.recv() {
             // What has piled up meanwhile shares the round, and so the write and the wake-ups.
@@ -34,14 +35,17 @@ impl ApplyThread {
                     Err(_empty_or_closed) => break,
                 }
             }
-            self.round(&entries);
+            if self.round(&entries).is_break() {
+                return;
+            }
         }
     }
 
-    fn round(&mut self, entries: &[Entry]) {
+    fn round(&mut self, entries: &[Entry]) -> ControlFlow<()> {
         let begun = Instant::now();
         let outcome = match self.applier.apply(entries) {
             Ok(outcome) => outcome,
+            Err(ApplyError::Stopped) => return ControlFlow::Break(()),
             Err(error) => fatal("cannot apply a committed entry", &error),
         };
         self.member.applied(self.applier.applied());
@@ -58,6 +62,7 @@ impl ApplyThread {
             // A full channel holds a word that the compactor has not heard yet: one is enough.
             let _heard = self.compacted.try_send(());
         }
+        ControlFlow::Continue(())
     }
 }
 

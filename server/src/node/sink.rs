@@ -90,7 +90,7 @@ impl CommittedSink for Sink {
 pub(super) struct ToRaft(pub(super) MemberHandle);
 
 impl ConfChanger for ToRaft {
-    fn change(&mut self, index: Index, accepted: Option<&bytes::Bytes>) -> bytes::Bytes {
+    fn change(&mut self, index: Index, accepted: Option<&bytes::Bytes>) -> Option<bytes::Bytes> {
         let change = accepted.map(|data| match ConfChange::decode(data) {
             Ok(change) => change,
             Err(error) => fatal(
@@ -99,7 +99,7 @@ impl ConfChanger for ToRaft {
             ),
         });
         match self.0.apply_conf_change(change) {
-            Ok(conf_state) => conf_state.encode(),
+            Ok(conf_state) => conf_state.map(|conf_state| conf_state.encode()),
             Err(error) => fatal(
                 &format!("cannot apply the membership change at {index}"),
                 &std::io::Error::other(error),
