@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 use trilith_proto::etcdserverpb as pb;
+use trilith_proto::etcdserverpb::request_op::Request as Operation;
 use trilith_proto::server::kv_server::Kv;
 use trilith_proto::wire;
 
@@ -109,7 +110,14 @@ impl Kv for KvService {
             self.confirm(!apply::is_serializable(&request))
                 .await
                 .map_err(status)?;
-            apply::read_only_txn(&self.store.read(), &request).map_err(status)?
+            let read = || apply::read_only_txn(&self.store.read(), &request);
+            let answered = if reads_single_keys(&request) {
+                read()
+            } else {
+                // As a long range does, it would keep this worker thread to itself.
+                tokio::task::block_in_place(read)
+            };
+            answered.map_err(status)?
         } else {
             let request = pb::InternalRaftRequest {
                 txn: Some(request),
@@ -164,7 +172,7 @@ impl KvService {
     fn read(&self, query: &RangeQuery) -> Result<wire::RangeResponse, RequestError> {
         let read = self.store.read();
         let short = query.interval.end == End::Single
-            || (query.limit > 0 && query.limit <= INLINE_KEYS_MAX && query.revision <= 0);
+            || (query.looks_at_most(INLINE_KEYS_MAX) && query.revision <= 0);
         let found = if short {
             read.range(query)
         } else {
@@ -182,6 +190,21 @@ impl KvService {
             count: found.count,
         })
     }
+}
+
+/// Whether no operation or compare of a transaction that only reads goes over a range.
+fn reads_single_keys(request: &pb::TxnRequest) -> bool {
+    let operations = request.success.iter().chain(&request.failure);
+    request
+        .compare
+        .iter()
+        .all(|compare| compare.range_end.is_empty())
+        && operations
+            .into_iter()
+            .all(|operation| match &operation.request {
+                Some(Operation::RequestRange(range)) => range.range_end.is_empty(),
+                _ => true,
+            })
 }
 
 /// Keys that a read may scan on the thread that serves connections: well under a millisecond's

@@ -30,7 +30,7 @@ pub(super) fn stream(
     if query.revision <= 0 {
         query.revision = revision;
     }
-    let left = if query.limit == 0 {
+    let left = if query.limit <= 0 {
         i64::MAX
     } else {
         query.limit

@@ -102,6 +102,12 @@ impl RangeQuery {
             || self.min_create != 0 && fields.create_revision < self.min_create)
     }
 
+    /// Whether it looks at no more than `keys` keys and their count, rather than at its interval:
+    /// a filter or a sort has to see all of that.
+    pub fn looks_at_most(&self, keys: i64) -> bool {
+        (1..=keys).contains(&self.limit) && !self.has_filters() && self.is_sorted_as_stored()
+    }
+
     fn is_sorted_as_stored(&self) -> bool {
         self.target == SortTarget::Key && self.order != SortOrder::Descend
     }
@@ -330,3 +336,37 @@ const CHUNK_BYTES_MIN: usize = 2 << 10;
 
 /// Later chunks double up to this; a kept slice of an answer holds at most one of them alive.
 const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_limit_alone_bounds_what_a_query_looks_at() {
+        let limited = RangeQuery {
+            limit: 5,
+            ..RangeQuery::new(Interval::everything())
+        };
+        assert!(limited.looks_at_most(5) && !limited.looks_at_most(4));
+        let others = [
+            RangeQuery {
+                limit: 0,
+                ..limited.clone()
+            },
+            RangeQuery {
+                min_mod: 7,
+                ..limited.clone()
+            },
+            RangeQuery {
+                order: SortOrder::Descend,
+                ..limited.clone()
+            },
+            RangeQuery {
+                target: SortTarget::Mod,
+                order: SortOrder::Ascend,
+                ..limited
+            },
+        ];
+        assert!(others.iter().all(|query| !query.looks_at_most(5)));
+    }
+}
