@@ -265,3 +265,56 @@ fn a_stopped_member_applies_no_configuration_change() {
     member.handle.stop();
     assert_eq!(member.handle.apply_conf_change(None), Ok(None));
 }
+
+/// Tells the child process of the next test where to write.
+const CHILD_DIRECTORY: &str = "TRILITH_TEST_LOG_DIRECTORY";
+
+#[test]
+fn a_log_that_cannot_be_written_stops_the_process_and_loses_nothing_acknowledged() {
+    let root = tempfile::tempdir().unwrap();
+    bootstrap(root.path());
+    // No file may grow beyond 3 MiB (in blocks of 512 bytes): a write then fails, as on a full disk.
+    let limited = "trap '' XFSZ; ulimit -f 6144; exec \"$0\" --exact --nocapture \
+                   member::driver::tests::child_puts_until_it_is_stopped";
+    let child = std::process::Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD_DIRECTORY, root.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stderr);
+    assert!(!child.status.success());
+    assert!(
+        said.contains("the member stops: cannot write the raft log"),
+        "{said}"
+    );
+    let acknowledged: Vec<_> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("acknowledged "))
+        .collect();
+    assert!(acknowledged.len() > 2, "{said}");
+
+    let mut again = start(root.path(), Default::default(), None);
+    again.put("there is room again");
+    let texts = again.texts();
+    for number in acknowledged {
+        let found = texts
+            .iter()
+            .filter(|text| text.starts_with(&format!("{number} ")));
+        assert_eq!(found.count(), 1, "put {number}");
+    }
+    again.handle.stop();
+}
+
+/// Not a test of its own: the process that the test above starts and loses.
+#[test]
+fn child_puts_until_it_is_stopped() {
+    let Some(directory) = std::env::var_os(CHILD_DIRECTORY) else {
+        return;
+    };
+    let mut member = start(Path::new(&directory), Default::default(), None);
+    for number in 0..1000 {
+        member.put(&format!("{number} {}", "x".repeat(100_000)));
+        eprintln!("acknowledged {number}");
+    }
+}
