@@ -69,9 +69,25 @@ pub(crate) fn check(
             hard_state,
         });
     }
+    read_unapplied(reader, applied.index + 1, last)?;
     // What is applied was committed; the log learns of a commit later than the state does.
     recovered.hard_state.commit = recovered.hard_state.commit.max(applied.index);
     Ok(recovered)
+}
+
+/// Reads all that is still to be applied: damage is better found before the member joins, and the
+/// pages are read once from disk either way.
+fn read_unapplied(reader: &dyn LogReader, first: u64, last: u64) -> Result<(), Misfit> {
+    let mut next = first;
+    while next <= last {
+        for entry in reader.entries(next, last + 1, READ_BYTES)? {
+            if entry.index != next {
+                return Err(Misfit::Missing { index: next });
+            }
+            next += 1;
+        }
+    }
+    Ok(())
 }
 
 /// Who votes in a log whose state is still empty: those whom its first entries add, which are
@@ -109,6 +125,9 @@ fn term_of(reader: &dyn LogReader, index: u64) -> Result<u64, Misfit> {
         .map(|entry| entry.term)
         .ok_or(Misfit::Missing { index })
 }
+
+/// Entries are checked in pieces of about this size.
+const READ_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How a log and a state do not fit.
 #[derive(Debug, thiserror::Error)]

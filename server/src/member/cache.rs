@@ -100,7 +100,8 @@ impl CachedLog {
         self.base
     }
 
-    /// Entries from `low` to before `high`, at least one, and no more than `max_bytes` beyond that.
+    /// Entries from `low` to before `high`, at least one, and no more than `max_bytes` beyond
+    /// that.
     pub(crate) fn read(&self, low: u64, high: u64, max_bytes: u64) -> raft::Result<Vec<Entry>> {
         if low <= self.base.index {
             return Err(StorageError::Compacted.into());

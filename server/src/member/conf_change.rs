@@ -168,8 +168,8 @@ impl Member {
         }
     }
 
-    /// What raft-rs does with proposals to a leader, without a look into the changes: one at a time
-    /// is under way, and another one becomes an empty entry.
+    /// What raft-rs does with proposals to a leader, without a look into the changes: one at a
+    /// time is under way, and another one becomes an empty entry.
     fn append_with_changes(&mut self, mut message: eraftpb::Message) {
         let raft = &mut self.node.raft;
         if raft.prs().get(raft.id).is_none() || raft.lead_transferee.is_some() {

@@ -1,8 +1,8 @@
 //! Gives the member core its threads, disk and time: what others hold of a running member.
 //!
-//! In `threads.rs`, the raft thread owns the [`Member`]; the log thread writes what the raft thread
-//! gives it, all that waits in one batch with one fsync; the purge thread gives files back. A
-//! leader that is the only voter has nobody to talk to while its disk works, so the raft thread
+//! In `threads.rs`, the raft thread owns the [`Member`]; the log thread writes what the raft
+//! thread gives it, all that waits in one batch with one fsync; the purge thread gives files back.
+//! A leader that is the only voter has nobody to talk to while its disk works, so the raft thread
 //! then writes itself, which saves two wake-ups per batch; linearizable reads do not pass through
 //! it (see [`MemberHandle::sole_voter_read_index`]).
 

@@ -273,7 +273,8 @@ const CHILD_DIRECTORY: &str = "TRILITH_TEST_LOG_DIRECTORY";
 fn a_log_that_cannot_be_written_stops_the_process_and_loses_nothing_acknowledged() {
     let root = tempfile::tempdir().unwrap();
     bootstrap(root.path());
-    // No file may grow beyond 3 MiB (in blocks of 512 bytes): a write then fails, as on a full disk.
+    // No file may grow beyond 3 MiB (in blocks of 512 bytes): a write then fails, as on a full
+    // disk.
     let limited = "trap '' XFSZ; ulimit -f 6144; exec \"$0\" --exact --nocapture \
                    member::driver::tests::child_puts_until_it_is_stopped";
     let child = std::process::Command::new("sh")

@@ -1,8 +1,8 @@
 //! The durable log: entries, hard state, base and boot epoch in raft-engine.
 //!
 //! One write is one batch and at most one fsync. Within the engine's only group lie the entries,
-//! and the keys `hard_state` (encoded `raftpb.HardState`), `base` (index and term of the last entry
-//! that was compacted away, two big-endian u64) and `boot_epoch` (big-endian u64).
+//! and the keys `hard_state` (encoded `raftpb.HardState`), `base` (index and term of the last
+//! entry that was compacted away, two big-endian u64) and `boot_epoch` (big-endian u64).
 
 use std::fs;
 use std::path::Path;
@@ -142,8 +142,8 @@ impl EngineLog {
         })
     }
 
-    /// Counts this start, durably, and with it all that was found in the log: after a kill its tail
-    /// may have been only in memory of the system, and raft takes it for durable.
+    /// Counts this start, durably, and with it all that was found in the log: after a kill its
+    /// tail may have been only in memory of the system, and raft takes it for durable.
     ///
     /// # Errors
     ///

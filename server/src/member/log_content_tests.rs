@@ -4,6 +4,7 @@ use std::fs::{self, File};
 
 use super::*;
 use crate::member::boot::{self, Applied, Misfit};
+use crate::member::log_damage::has_whole_batch;
 
 fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
     let data = || vec![b'x'; 100].into();
@@ -174,8 +175,8 @@ fn files_of_compacted_entries_are_recycled_and_the_log_stays_bounded() {
     assert_eq!(open(root.path()).1.last, index);
 }
 
-/// A tail that is torn anywhere is cut at the last whole write, and no byte of it is changed before
-/// the log is written.
+/// A tail that is torn anywhere is cut at the last whole write, and no byte of it is changed
+/// before the log is written.
 #[test]
 fn a_torn_tail_is_cut_and_lies_as_it_was_until_the_next_write() {
     let root = tempfile::tempdir().unwrap();
@@ -319,4 +320,65 @@ fn stored_keys_have_the_bytes_of_the_format() {
     assert_eq!(decode_base(&encode_base(&base)), Some(base));
     assert_eq!(decode_base(&[0; 15]), None);
     assert_eq!(decode_base(&[0; 17]), None);
+}
+
+/// One byte is changed at every place of the file: either all that was written is still there (the
+/// place does not count), or only the last write is gone as if it had been torn, or the log is
+/// refused.
+#[test]
+fn no_changed_byte_makes_entries_vanish_from_the_middle_or_pass_unseen() {
+    let root = tempfile::tempdir().unwrap();
+    let (log, _) = open(root.path());
+    for index in 1..=4 {
+        log.write(&write(entries(index..=index, 1), 1, index))
+            .unwrap();
+    }
+    drop(log);
+    let file = active_file(root.path());
+    let bytes = fs::read(&file).unwrap();
+    let (mut refused, mut torn) = (0, 0);
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        fs::write(&file, &changed).unwrap();
+        let Ok((log, found)) = EngineLog::open(root.path(), true) else {
+            refused += 1;
+            continue;
+        };
+        match boot::check(found.clone(), &log, Applied::default()) {
+            Err(_) => refused += 1,
+            Ok(_) if found.last == 3 => torn += 1,
+            Ok(_) => {
+                assert_eq!(found.last, 4, "byte {at}");
+                let all = log.entries(1, 5, u64::MAX).unwrap();
+                assert!(all == entries(1..=4, 1), "byte {at}");
+            }
+        }
+    }
+    assert!(
+        refused > bytes.len() / 2 && torn > 0,
+        "{refused} refused, {torn} torn"
+    );
+}
+
+#[test]
+fn what_a_recycled_file_held_before_is_no_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let (log, _) = open(root.path());
+    for index in 1..=4 {
+        log.write(&write(entries(index..=index, 1), 1, index))
+            .unwrap();
+    }
+    drop(log);
+    let bytes = fs::read(active_file(root.path())).unwrap();
+    assert!(has_whole_batch(&bytes, 1), "its own batches are found");
+    assert!(
+        !has_whole_batch(&bytes, 2),
+        "those of an earlier use are not"
+    );
+    for zeros in 0..40 {
+        let apart = [&vec![0; zeros][..], &bytes[24..]].concat();
+        assert!(has_whole_batch(&apart, 1), "{zeros} zeros before");
+    }
+    assert!(!has_whole_batch(&[0; 4096], 1) && !has_whole_batch(&[], 1));
 }

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 
 use super::fatal::fatal;
+use super::log_damage::has_whole_batch;
 
 const FILE_MODE: u32 = 0o600;
 
@@ -141,6 +142,7 @@ impl LogFiles {
 impl Handle for LogFile {
     /// Called only when the log is opened and has a tail that cannot be read.
     fn truncate(&self, offset: usize) -> io::Result<()> {
+        self.refuse_damage(offset)?;
         let (path, found) = (self.path.display().to_string(), self.file_size()?);
         tracing::info!(path, offset, found, "the log ends before its file does");
         self.cuttable.cut.store(offset as u64, Ordering::Relaxed);
@@ -172,8 +174,30 @@ impl Handle for LogFile {
     }
 }
 
+impl LogFile {
+    /// Fails if what cannot be read at `offset` was not torn by a crash. Unless files are synced,
+    /// that cannot be told.
+    fn refuse_damage(&self, offset: usize) -> io::Result<()> {
+        // Only appended files are synced write by write.
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_suffix(".raftlog")?.parse::<u32>().ok());
+        let Some(number) = number.filter(|_| self.fsync) else {
+            return Ok(());
+        };
+        let mut tail = vec![0; self.file_size()?.saturating_sub(offset)];
+        self.cuttable.file.read_exact_at(&mut tail, offset as u64)?;
+        if has_whole_batch(&tail, number) {
+            let path = self.path.display();
+            let text = format!("{path} is damaged at byte {offset}, before entries that are whole");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(())
+    }
+}
+
 impl Cuttable {
-    /// Carries out a cut that was put off. What lay behind it must not be found behind new batches.
+    /// Carries out a cut that was put off. What lay behind it must not be found behind new
+    /// batches.
     fn carry_out_cut(&self) -> io::Result<()> {
         let cut = self.cut.load(Ordering::Relaxed);
         if cut != NOT_CUT {

@@ -11,6 +11,7 @@ mod driver;
 mod entry;
 mod fatal;
 mod log;
+mod log_damage;
 mod log_file;
 mod logging;
 mod mailbox;
@@ -216,8 +217,8 @@ impl Member {
     /// raft-rs lets a member lead on, or stand for election, that has removed itself, and then
     /// misses it among those whose progress it knows.
     ///
-    /// What is committed was told to the others with their last message or is told now; as in etcd,
-    /// those who miss it and cannot reach the removed member any more may be left without a
+    /// What is committed was told to the others with their last message or is told now; as in
+    /// etcd, those who miss it and cannot reach the removed member any more may be left without a
     /// majority.
     fn step_down_if_removed(&mut self) {
         let raft = &mut self.node.raft;
@@ -275,7 +276,8 @@ impl Member {
         self.node.tick();
     }
 
-    /// A lone voter wins as soon as it campaigns, and raft-rs then asserts that its log is durable.
+    /// A lone voter wins as soon as it campaigns, and raft-rs then asserts that its log is
+    /// durable.
     fn may_campaign(&self) -> bool {
         let raft = &self.node.raft;
         raft.state == StateRole::Leader || !raft.prs().is_singleton() || self.writes.none()

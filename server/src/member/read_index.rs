@@ -1,8 +1,8 @@
 //! ReadIndex: asks the leader to confirm that it leads, and what a linearizable read must see.
 //!
-//! raft-rs ignores a context that it has seen and keeps the older index for it. So a context on the
-//! wire is made of the member, the count of its starts, and the caller's number, which is not used
-//! twice within one start.
+//! raft-rs ignores a context that it has seen and keeps the older index for it. So a context on
+//! the wire is made of the member, the count of its starts, and the caller's number, which is not
+//! used twice within one start.
 
 use super::*;
 

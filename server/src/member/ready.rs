@@ -14,7 +14,8 @@ pub(super) struct Writes {
     /// Term and vote of the last hard state that was written or is being written.
     term_and_vote: (u64, u64),
     /// A hard state that differs from the stored one only in what is committed. It need not be
-    /// durable, since a start finds out again what is committed; it goes along with the next write.
+    /// durable, since a start finds out again what is committed; it goes along with the next
+    /// write.
     hard_state: Option<HardState>,
     /// What was compacted since the last write.
     base: Option<Base>,
@@ -356,8 +357,8 @@ impl Member {
 /// Bytes of entries in one work: what apply takes in one go.
 pub(super) const APPLY_WORK_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Works that are handed out and not applied. A channel with this many places never blocks the raft
-/// thread.
+/// Works that are handed out and not applied. A channel with this many places never blocks the
+/// raft thread.
 pub(crate) const APPLY_WORKS_MAX: usize = 256;
 
 /// Bytes that are handed out and not applied, above which entries wait on disk.

@@ -64,8 +64,8 @@ impl MemberStatus {
     }
 }
 
-/// The published status. Its fields are stored one by one: a reader may see some of a change before
-/// the rest.
+/// The published status. Its fields are stored one by one: a reader may see some of a change
+/// before the rest.
 #[derive(Debug, Default)]
 pub(crate) struct SharedStatus {
     leader: AtomicU64,
@@ -81,8 +81,8 @@ pub(crate) struct SharedStatus {
 }
 
 impl SharedStatus {
-    /// Publishes all but what is applied. The raft thread does so before it hands committed entries
-    /// out, so that whoever hears that a write took effect finds it in the read index.
+    /// Publishes all but what is applied. The raft thread does so before it hands committed
+    /// entries out, so that whoever hears that a write took effect finds it in the read index.
     pub(crate) fn publish(&self, status: &MemberStatus, sole_voter_read_index: Option<Index>) {
         self.leader
             .store(status.leader.map_or(0, MemberId::get), Ordering::Relaxed);

@@ -109,8 +109,8 @@ impl RaftThread {
             let now = Instant::now();
             let tick = now >= next_tick;
             if tick {
-                // After a pause of the whole process one tick is as good as many, and elects nobody
-                // in a hurry.
+                // After a pause of the whole process one tick is as good as many, and elects
+                // nobody in a hurry.
                 next_tick = (next_tick + self.heartbeat).max(now);
             }
             self.round(mail, tick);
@@ -204,7 +204,8 @@ impl RaftThread {
         }
     }
 
-    /// Proposals wait here while there is no leader to take them, and while the disk is far behind.
+    /// Proposals wait here while there is no leader to take them, and while the disk is far
+    /// behind.
     fn takes_proposals(&self) -> bool {
         self.last_status.leader.is_some()
             && self.queued_until - self.persisted.min(self.queued_until) < WRITES_IN_FLIGHT_MAX

@@ -1,10 +1,10 @@
 //! Many members with fake disks and a bad network, all moved by one seed.
 //!
-//! Messages are lost, doubled and reordered; writes wait in queues; members crash and lose what was
-//! not synced, and their state falls back to its last flush. After each step it must hold that no
-//! term has two leaders, that entries with the same index and term are the same everywhere, that
-//! all members apply the same entries, and that a read sees what was acknowledged before it. In the
-//! end all that was ever acknowledged is applied by everybody.
+//! Messages are lost, doubled and reordered; writes wait in queues; members crash and lose what
+//! was not synced, and their state falls back to its last flush. After each step it must hold that
+//! no term has two leaders, that entries with the same index and term are the same everywhere,
+//! that all members apply the same entries, and that a read sees what was acknowledged before it.
+//! In the end all that was ever acknowledged is applied by everybody.
 
 mod disk;
 mod node;
@@ -43,8 +43,8 @@ struct World {
     /// Who was ever in the cluster, and who is out of it.
     joined: BTreeSet<MemberId>,
     removed: BTreeSet<MemberId>,
-    /// A member has learned that it is out: if it is the one who decided so, with a leader's voice,
-    /// those who did not hear of it may wait for it forever.
+    /// A member has learned that it is out: if it is the one who decided so, with a leader's
+    /// voice, those who did not hear of it may wait for it forever.
     abdicated: bool,
     /// The greatest index that a client was told of.
     acknowledged: u64,
