@@ -199,7 +199,8 @@ impl<'a> OldKeys<'a> {
         self.passing.clone_from(&self.key);
         let mut found = None;
         if wanted {
-            if self.address.0 > revision {
+            self.step_while(|old| old.address.0 > revision)?;
+            if self.on_passed_key() && self.address.0 > revision {
                 self.rows
                     .seek(&schema::old_key(&self.passing, revision, i64::MAX));
                 self.advance()?;
@@ -209,17 +210,23 @@ impl<'a> OldKeys<'a> {
                 found = Some(self.address);
             }
         }
-        for _ in 0..STEPS_BEFORE_SEEK {
-            if !self.on_passed_key() {
-                return Ok(found);
-            }
-            self.advance()?;
-        }
+        self.step_while(|_| true)?;
         if self.on_passed_key() {
             self.rows.seek(&schema::old_after(&self.passing));
             self.advance()?;
         }
         Ok(found)
+    }
+
+    /// Steps on within the key that is passed, as far as it is cheaper than a seek.
+    fn step_while(&mut self, wanted: impl Fn(&Self) -> bool) -> Result<(), StorageError> {
+        for _ in 0..STEPS_BEFORE_SEEK {
+            if !self.on_passed_key() || !wanted(self) {
+                break;
+            }
+            self.advance()?;
+        }
+        Ok(())
     }
 
     fn on_passed_key(&self) -> bool {
