@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{BufferSettings, Codec};
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
+use tonic_prost::{ProstCodec, ProstDecoder};
 
 /// Encodes `T` and decodes `U` as prost does. tonic's own default begins every stream with 8 KiB
 /// for each direction, which a hundred thousand idle watch streams would hold for nothing.
@@ -24,15 +25,35 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = ServerEncoder<T>;
     type Decoder = ProstDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, CHUNK_BYTES))
+        ServerEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, CHUNK_BYTES))
+    }
+}
+
+/// Encodes as prost does, into room that is made at once: a long list would otherwise be copied
+/// at each doubling of the buffer, and take twice its size at the last one.
+#[derive(Debug)]
+pub struct ServerEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for ServerEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(item.encoded_len());
+        item.encode_raw(buffer);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, CHUNK_BYTES)
     }
 }
 

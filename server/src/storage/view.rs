@@ -65,19 +65,7 @@ impl View {
         upper: Option<&[u8]>,
         direction: Direction,
     ) -> Scan<'_> {
-        let mut read = ReadOptions::default();
-        self.pinned
-            .with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
-        if direction == Direction::Reverse {
-            read.set_iterate_lower_bound(lower);
-        }
-        if let Some(upper) = upper {
-            read.set_iterate_upper_bound(upper);
-        }
-        let backend = self.pinned.borrow_owner();
-        let mut rows = backend
-            .db()
-            .raw_iterator_cf_opt(backend.handle(family), read);
+        let mut rows = self.rows(family, lower, upper, direction, true);
         match direction {
             Direction::Forward => rows.seek(lower),
             Direction::Reverse => rows.seek_to_last(),
@@ -86,8 +74,35 @@ impl View {
             rows,
             direction,
             fresh: true,
-            _view: self,
+            cached_bytes: 0,
+            family,
+            upper: upper.map(<[u8]>::to_vec),
+            view: self,
         }
+    }
+
+    fn rows(
+        &self,
+        family: Family,
+        lower: &[u8],
+        upper: Option<&[u8]>,
+        direction: Direction,
+        fill_cache: bool,
+    ) -> DBRawIteratorWithThreadMode<'_, DB> {
+        let mut read = ReadOptions::default();
+        self.pinned
+            .with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
+        read.fill_cache(fill_cache);
+        if direction == Direction::Reverse {
+            read.set_iterate_lower_bound(lower);
+        }
+        if let Some(upper) = upper {
+            read.set_iterate_upper_bound(upper);
+        }
+        let backend = self.pinned.borrow_owner();
+        backend
+            .db()
+            .raw_iterator_cf_opt(backend.handle(family), read)
     }
 }
 
@@ -103,8 +118,12 @@ pub struct Scan<'a> {
     direction: Direction,
     /// Whether the iterator stands on a row that was not lent yet.
     fresh: bool,
+    /// Bytes of the rows passed while their blocks still went into the cache.
+    cached_bytes: usize,
+    family: Family,
+    upper: Option<Vec<u8>>,
     /// The snapshot below must outlive the iterator.
-    _view: &'a View,
+    view: &'a View,
 }
 
 impl Scan<'_> {
@@ -125,7 +144,10 @@ impl Scan<'_> {
             self.fresh = false;
         } else if self.rows.valid() {
             match self.direction {
-                Direction::Forward => self.rows.next(),
+                Direction::Forward => {
+                    self.spare_cache();
+                    self.rows.next();
+                }
                 Direction::Reverse => self.rows.prev(),
             }
         }
@@ -136,6 +158,26 @@ impl Scan<'_> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Goes on beside the block cache once a scan is long: it would push out everything that
+    /// others read, and come to its end before it read any of it again.
+    fn spare_cache(&mut self) {
+        if self.cached_bytes > CACHED_BYTES_MAX {
+            return;
+        }
+        let Some((key, value)) = self.rows.item() else {
+            return;
+        };
+        self.cached_bytes += key.len() + value.len();
+        if self.cached_bytes > CACHED_BYTES_MAX {
+            let upper = self.upper.as_deref();
+            let mut rows = self
+                .view
+                .rows(self.family, key, upper, self.direction, false);
+            rows.seek(key);
+            self.rows = rows;
+        }
     }
 
     /// The row that [`Scan::advance`] stepped to; `None` at the end.
@@ -162,8 +204,50 @@ impl fmt::Debug for Scan<'_> {
     }
 }
 
+/// What one scan may put into the block cache: a page of a list, not a list; a small part of
+/// the default cache.
+const CACHED_BYTES_MAX: usize = 4 << 20;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
     Forward,
     Reverse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::BackendOptions;
+
+    #[test]
+    fn a_scan_that_leaves_the_cache_lends_every_row_of_its_moment_once() {
+        const ROWS: u32 = 3_000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let backend = Backend::open(directory.path(), &BackendOptions::default()).expect("opens");
+        let mut batch = backend.batch();
+        let value = vec![7; 2 * CACHED_BYTES_MAX / ROWS as usize];
+        for number in 0..ROWS {
+            batch.put(Family::Current, number.to_be_bytes(), &value);
+        }
+        backend.write(batch).expect("written");
+        let view = backend.view();
+        let mut later = backend.batch();
+        later.delete(Family::Current, (ROWS - 2).to_be_bytes());
+        backend.write(later).expect("written");
+
+        let end = (ROWS - 1).to_be_bytes();
+        let mut scan = view.scan(Family::Current, &1_u32.to_be_bytes(), Some(&end));
+        for number in 1..ROWS - 1 {
+            let (key, _) = scan.next().expect("readable").expect("not the end yet");
+            assert_eq!(key, number.to_be_bytes());
+        }
+        assert!(
+            scan.next().expect("readable").is_none(),
+            "the upper bound stays in force"
+        );
+        assert!(
+            scan.cached_bytes > CACHED_BYTES_MAX,
+            "the scan was long enough to switch"
+        );
+    }
 }
