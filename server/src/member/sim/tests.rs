@@ -192,3 +192,23 @@ impl World {
         assert!(self.members[0].member.sole_voter_read_index().is_some());
     }
 }
+
+/// What is committed faster than it is applied waits on disk, and nothing is left out or doubled.
+#[test]
+fn apply_is_never_given_more_than_it_has_room_for() {
+    let mut world = World::new(1, 1, 0, ALL);
+    world.lead_alone();
+    for _ in 0..3 * ApplyWork::UNAPPLIED_MAX {
+        world.propose(0).unwrap();
+        while !world.members[0].writes.is_empty() {
+            world.write(0).unwrap();
+        }
+    }
+    // Each round of the loop above has made one work of one entry.
+    assert_eq!(world.members[0].work.len(), ApplyWork::UNAPPLIED_MAX);
+    assert!(world.members[0].member.waits_for_apply());
+    let committed = world.members[0].member.status().committed;
+    world.work_off(0);
+    assert_eq!(world.members[0].state.index, committed.get());
+    assert!(!world.members[0].member.waits_for_apply());
+}
