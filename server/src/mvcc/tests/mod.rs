@@ -6,6 +6,7 @@ mod loading;
 mod model;
 mod random;
 mod rows;
+mod together;
 
 use std::{num::NonZeroUsize, ops::ControlFlow};
 
