@@ -382,3 +382,12 @@ fn what_a_recycled_file_held_before_is_no_damage() {
     }
     assert!(!has_whole_batch(&[0; 4096], 1) && !has_whole_batch(&[], 1));
 }
+
+/// Without a bound this would hash some hundred gigabytes.
+#[test]
+fn values_that_look_like_headers_do_not_hold_a_start_up() {
+    let length: u64 = 1024 * 1024;
+    let header = [(length << 8).to_be_bytes(), 16_u64.to_be_bytes()].concat();
+    let tail = header.repeat(256 * 1024);
+    assert!(!has_whole_batch(&tail, 1));
+}

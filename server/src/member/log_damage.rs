@@ -23,6 +23,7 @@ pub(super) fn has_whole_batch(tail: &[u8], file_number: u32) -> bool {
     // look like anything.
     let from = header(tail).map_or(1, |(length, _)| length);
     let mut at = from;
+    let mut hashed = 0;
     while let Some(first) = tail.get(at..at + HEADER_BYTES) {
         if first[..8] == [0; 8] {
             // No batch has length 0: on to where a length may end. Most tails are filled with
@@ -31,8 +32,10 @@ pub(super) fn has_whole_batch(tail: &[u8], file_number: u32) -> bool {
                 Some(zeros) => at += zeros + 1,
                 None => return false,
             }
-        } else if is_whole_batch(&tail[at..], file_number) {
+        } else if is_whole_batch(&tail[at..], file_number, &mut hashed) {
             return true;
+        } else if hashed > HASHED_BYTES_MAX {
+            return false;
         } else {
             at += 1;
         }
@@ -40,10 +43,12 @@ pub(super) fn has_whole_batch(tail: &[u8], file_number: u32) -> bool {
     false
 }
 
-fn is_whole_batch(bytes: &[u8], file_number: u32) -> bool {
+/// Adds what it had to hash to `hashed`.
+fn is_whole_batch(bytes: &[u8], file_number: u32, hashed: &mut usize) -> bool {
     let Some((length, footer)) = header(bytes) else {
         return false;
     };
+    *hashed += length - footer;
     let (items, checksum) = bytes[footer..length].split_at(length - footer - CHECKSUM_BYTES);
     let checksum = checksum.try_into().map(u32::from_le_bytes);
     checksum.is_ok_and(|checksum| crc32fast::hash(items) == checksum ^ file_number)
@@ -59,3 +64,8 @@ fn header(bytes: &[u8]) -> Option<(usize, usize)> {
         && length <= bytes.len();
     possible.then_some((length, footer))
 }
+
+/// Bytes that are hashed where a header seems to be, before the search is given up and the tail is
+/// taken for torn. By chance there are next to none; but behind a recycled file's last batch lie
+/// values of clients, who could fill them with such, and a start must not take hours.
+const HASHED_BYTES_MAX: usize = 512 * 1024 * 1024;
