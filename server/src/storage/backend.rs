@@ -248,12 +248,16 @@ impl Backend {
     pub(crate) fn crash_image(&self, to: &Path) {
         self.db().disable_file_deletions().expect("hold the files");
         fs::create_dir(to).expect("create");
-        let names = fs::read_dir(self.db().path()).expect("list");
-        let mut names: Vec<_> = names.map(|name| name.expect("list").file_name()).collect();
-        // The manifest names the tables, so it goes first: what it names exists by now.
-        names.sort_by_key(|name| !name.to_string_lossy().starts_with("MANIFEST"));
-        for name in names {
-            fs::copy(self.db().path().join(&name), to.join(&name)).expect("copy");
+        // The manifest goes first: every table that it names by now exists when the directory is
+        // listed for the rest.
+        for manifests in [true, false] {
+            for file in fs::read_dir(self.db().path()).expect("list") {
+                let file = file.expect("list");
+                let name = file.file_name();
+                if name.to_string_lossy().starts_with("MANIFEST") == manifests {
+                    fs::copy(file.path(), to.join(name)).expect("copy");
+                }
+            }
         }
         self.db()
             .enable_file_deletions()
