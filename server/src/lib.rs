@@ -26,3 +26,6 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod wait;
+
+#[cfg(test)]
+mod mutate;

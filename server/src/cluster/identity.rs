@@ -127,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mutate;
 
     const GOLDEN: &str = "trilith identity 1\nmember-id 8e9e05c52164694d\n\
                           cluster-id cdf818194e3a8c32\ncrc32c 6aec6e38\n";
@@ -183,10 +184,20 @@ mod tests {
         }
     }
 
+    fn what_is_read_would_be_written(file: &[u8]) {
+        if let Ok(identity) = Identity::decode(file) {
+            assert_eq!(identity.encode(), file);
+        }
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_crash_the_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Identity::decode(&bytes);
+        fn no_junk_for_a_file_panics(
+            file in mutate::near_any(&[GOLDEN]),
+            body in mutate::near_any(&[&GOLDEN[..GOLDEN.len() - CHECKSUM.len() - 9]]),
+        ) {
+            what_is_read_would_be_written(&file);
+            what_is_read_would_be_written(&with_sum(&String::from_utf8_lossy(&body)));
         }
 
         #[test]

@@ -41,7 +41,10 @@ fn is_host_and_port(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutate;
 
     #[test]
     fn peer_urls_are_judged_as_etcd_judges_them() {
@@ -82,6 +85,19 @@ mod tests {
         ];
         for bad in bad {
             assert!(!is_peer_url(bad), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_url_panics(text in mutate::near_any(&[
+            "http://127.0.0.1:2380",
+            " https://[::1]:2380?x=y#z ",
+            "HTTP://u:p@ä:1",
+            "unixs://a:1",
+        ])) {
+            let text = String::from_utf8_lossy(&text);
+            assert_eq!(is_peer_url(&text), is_peer_url(text.trim()));
         }
     }
 }

@@ -87,7 +87,10 @@ fn go_json(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutate;
 
     #[test]
     fn rows_are_etcds_to_the_byte() {
@@ -145,5 +148,31 @@ mod tests {
         assert_eq!(decode_downgrade(row.as_bytes()).expect("own row"), job);
         let none = encode_downgrade(&DowngradeInfo::default());
         assert_eq!(none, r#"{"target-version":"","enabled":false}"#);
+    }
+
+    fn a_row_reads_back(bytes: &[u8]) {
+        if let Some(id) = parse_member_key(bytes) {
+            assert_eq!(parse_member_key(member_key(id).as_bytes()), Some(id));
+        }
+        if let Ok(member) = decode_member(bytes) {
+            let again = decode_member(encode_member(&member).as_bytes());
+            assert_eq!(again.expect("own row"), member);
+        }
+        if let Ok(job) = decode_downgrade(bytes) {
+            let again = decode_downgrade(encode_downgrade(&job).as_bytes());
+            assert_eq!(again.expect("own row"), job);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_row_panics(bytes in mutate::near_any(&[
+            r#"{"id":1,"peerURLs":["http://a:1"],"isLearner":true,"name":"x","clientURLs":null}"#,
+            r#"{"id":18446744073709551615,"peerURLs":null,"name":"\u003ca\u0026b\ud83d\ude00"}"#,
+            r#"{"target-version":"3.6.0","enabled":true}"#,
+            "2e1259d415f2a040",
+        ])) {
+            a_row_reads_back(&bytes);
+        }
     }
 }

@@ -143,7 +143,10 @@ pub fn next_cluster_version(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutate;
 
     fn version(text: &str) -> Version {
         Version::parse(text).expect("a version")
@@ -223,5 +226,26 @@ mod tests {
             None,
             "two steps at once are not allowed"
         );
+    }
+
+    fn a_version_reads_back(text: &str) {
+        if let Some(version) = Version::parse(text) {
+            assert_eq!(Version::parse(&version.to_string()), Some(version));
+        }
+        if let Ok(target) = downgrade_target(text) {
+            assert_eq!(downgrade_target(&target.short()), Ok(target));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_version_panics(text in mutate::near_any(&[
+            "3.7.0",
+            "3.6",
+            "3.7.3-rc.1+build.5",
+            "0.0.9223372036854775807",
+        ])) {
+            a_version_reads_back(&String::from_utf8_lossy(&text));
+        }
     }
 }

@@ -35,7 +35,10 @@ pub fn decode_lease_row(key: &[u8], value: &[u8]) -> Option<(LeaseId, i64, i64)>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutate;
 
     #[test]
     fn rows_are_etcds_to_the_byte() {
@@ -66,5 +69,24 @@ mod tests {
             None
         );
         assert_eq!(decode_lease_row(b"short", &row), None);
+    }
+
+    fn a_row_reads_back(bytes: &[u8]) {
+        let (key, value) = bytes.split_at(bytes.len().min(8));
+        if let Some((id, ttl, remaining)) = decode_lease_row(key, value) {
+            assert_eq!(lease_row_key(id), key);
+            let again = encode_lease_row(id, ttl, remaining);
+            assert_eq!(decode_lease_row(key, &again), Some((id, ttl, remaining)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_row_panics(bytes in mutate::near_any::<[u8]>(&[
+            b"\0\0\0\0\0\0\0\x07\x08\x07\x10\x3c\x18\x05",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x10\x3c",
+        ])) {
+            a_row_reads_back(&bytes);
+        }
     }
 }

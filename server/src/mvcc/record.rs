@@ -335,7 +335,12 @@ const VARINT_BYTES_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+    use trilith_proto::mvccpb;
+
     use super::*;
+    use crate::mutate;
 
     fn fields() -> Fields<'static> {
         Fields {
@@ -398,5 +403,47 @@ mod tests {
         );
         assert!(Row::parse(b"").is_err());
         assert!(Row::parse(b"\x09").is_err());
+    }
+
+    fn fields_read_back(encoded: &[u8]) {
+        let Ok(fields) = Fields::parse(encoded) else {
+            return;
+        };
+        assert_eq!(Fields::parse(&fields.encode()).expect("own fields"), fields);
+        let kv = KeyValue::decode(&Bytes::copy_from_slice(encoded)).expect("as above");
+        assert_eq!(KeyValue::decode(&kv.encode()).expect("own fields"), kv);
+        if let Ok(theirs) = mvccpb::KeyValue::decode(encoded) {
+            assert_eq!((&theirs.key[..], theirs.lease), (fields.key, fields.lease));
+            assert_eq!(theirs.encode_to_vec(), fields.encode());
+        }
+    }
+
+    fn a_row_reads_back(value: &[u8]) {
+        if let Ok((sub, row)) = Row::parse_current(value) {
+            let again = Written::around(sub, row.kind, row.superseded, row.kv);
+            assert_eq!(
+                Row::parse_current(again.current()).expect("own row"),
+                (sub, row)
+            );
+            assert_eq!(Row::parse(again.revision()).expect("own row"), row);
+            fields_read_back(row.kv);
+        }
+        if let Ok(row) = Row::parse(value) {
+            let again = Written::around(0, row.kind, row.superseded, row.kv);
+            assert_eq!(Row::parse(again.revision()).expect("own row"), row);
+        }
+        fields_read_back(value);
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_row_panics(value in mutate::near_any::<[u8]>(&[
+            b"\x0a\x01k\x10\x02\x18\xac\x02\x20\x05\x2a\x02vv\x30\x07",
+            b"\xc8\x01\x02\x07\x01\x0a\x01k\x10\x02\x18\xac\x02\x20\x05\x2a\x02vv",
+            b"\x00\x01\x0a\x01k\x10\x02\x18\x02\x20\x01\x2a\x02vv",
+            b"\x01\x03\x07\x01\x0a\x01k",
+        ])) {
+            a_row_reads_back(&value);
+        }
     }
 }

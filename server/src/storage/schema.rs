@@ -213,7 +213,10 @@ const OLD_SUFFIX_BYTES: usize = 2 + 16;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutate;
 
     #[test]
     fn old_keys_sort_by_user_key_then_newest_first() {
@@ -272,5 +275,32 @@ mod tests {
         expected.extend_from_slice(&[255; 8]);
         assert_eq!(old_key(b"a\0", 1, 0), expected);
         assert_eq!(lease_key(5, b"k"), b"\0\0\0\0\0\0\0\x05k");
+    }
+
+    fn a_key_of_one_family_reads_back(key: &[u8]) {
+        if let Ok((main, sub)) = parse_revision_key(key) {
+            assert_eq!(revision_key(main, sub), key);
+        }
+        let mut user_key = Vec::new();
+        if let Ok((main, sub)) = parse_old_key(key, &mut user_key) {
+            assert_eq!(old_key(&user_key, main, sub), key);
+        }
+        if let Ok((lease, user_key)) = parse_lease_key(key) {
+            assert_eq!(lease_key(lease, user_key), key);
+        }
+        if let Ok(number) = parse_i64(Family::Meta, key) {
+            assert_eq!(number.to_be_bytes(), key);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_key_panics(key in mutate::near_any::<[u8]>(&[
+            b"\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x01",
+            b"a\0\xffb\0\x01\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\0\0\0\0\0\0\0\x05k",
+        ])) {
+            a_key_of_one_family_reads_back(&key);
+        }
     }
 }

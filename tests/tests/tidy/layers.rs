@@ -12,7 +12,7 @@ const ORDER: [&[&str]; 9] = [
     &["mvcc", "lease", "auth", "cluster", "alarm", "snapshot"],
     &["storage"],
     &["wait", "error", "metrics"],
-    &["ids", "limits"],
+    &["ids", "limits", "mutate"],
 ];
 
 /// Beside the order, for the first two rows only; `config` may use `logging`.
