@@ -211,7 +211,12 @@ fn later(a: Option<Bytes>, b: Option<Bytes>) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use prost::Message;
+
     use super::*;
+    use crate::mutate;
 
     fn put_op(key: &'static str) -> RequestOp {
         let put = PutRequest {
@@ -310,5 +315,49 @@ mod tests {
         assert!(intervals.contains(&Bytes::from("zz")));
         assert!(intervals.contains(&Bytes::from("d")));
         assert!(!intervals.contains(&Bytes::from("e")));
+    }
+
+    fn a_request_is_judged(bytes: &[u8]) {
+        if let Ok(request) = TxnRequest::decode(bytes)
+            && txn(&request, 4).is_ok()
+        {
+            assert!(request.success.len().max(request.failure.len()) <= 4);
+            assert_eq!(txn(&request, 128), Ok(()));
+        }
+        if let Ok(request) = RangeRequest::decode(bytes)
+            && range_stream(&request).is_ok()
+        {
+            assert!(range(&request).is_ok());
+        }
+        if let Ok(request) = PutRequest::decode(bytes) {
+            assert!(put(&request).is_err() || !request.key.is_empty());
+        }
+        if let Ok(request) = DeleteRangeRequest::decode(bytes) {
+            assert_eq!(delete_range(&request).is_err(), request.key.is_empty());
+        }
+    }
+
+    fn sound() -> Vec<Vec<u8>> {
+        let branch = vec![put_op("a"), delete_op("b", "d"), delete_op("c", "\0")];
+        let nested = txn_op(branch.clone(), vec![put_op("b")]);
+        let outer = TxnRequest {
+            success: vec![nested, delete_op("e", ""), put_op("f")],
+            failure: branch,
+            ..TxnRequest::default()
+        };
+        let range = RangeRequest {
+            key: Bytes::from("a"),
+            range_end: Bytes::from("b"),
+            sort_order: 1,
+            ..RangeRequest::default()
+        };
+        vec![outer.encode_to_vec(), range.encode_to_vec()]
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_request_panics(bytes in mutate::near(select(sound()))) {
+            a_request_is_judged(&bytes);
+        }
     }
 }

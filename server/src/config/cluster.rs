@@ -108,7 +108,7 @@ fn resolve(url: &MemberUrl) -> Option<String> {
 }
 
 /// Reads `name=url,name=url`; a name may come more than once.
-fn parse_members(text: &str) -> Result<BTreeMap<String, Vec<MemberUrl>>, String> {
+pub(super) fn parse_members(text: &str) -> Result<BTreeMap<String, Vec<MemberUrl>>, String> {
     let mut members: BTreeMap<String, Vec<MemberUrl>> = BTreeMap::new();
     for pair in text.split(',').filter(|pair| !pair.is_empty()) {
         let (name, url) = pair.split_once('=').unwrap_or((pair, ""));
@@ -124,7 +124,7 @@ fn parse_members(text: &str) -> Result<BTreeMap<String, Vec<MemberUrl>>, String>
 }
 
 /// As `--initial-cluster` would be written, sorted.
-fn written(members: &BTreeMap<String, Vec<MemberUrl>>) -> String {
+pub(super) fn written(members: &BTreeMap<String, Vec<MemberUrl>>) -> String {
     let pairs = members
         .iter()
         .flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}")));

@@ -2,8 +2,12 @@
 
 use proptest::prelude::*;
 
+use super::cluster::{parse_members, written};
+use super::duration::{go_duration, parse_go_duration};
 use super::load;
 use super::table::FLAGS;
+use super::url::{MemberUrl, join};
+use crate::mutate;
 
 /// Texts near the edges of what flags take.
 const EDGES: &[&str] = &[
@@ -37,26 +41,61 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Files are another test's business.
+fn names() -> Vec<&'static str> {
+    let names = FLAGS.iter().map(|flag| flag.name);
+    names.filter(|name| *name != "config-file").collect()
+}
+
 fn argument() -> impl Strategy<Value = String> {
-    let names: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
-    let flag = (proptest::sample::select(names), value());
+    let flag = (proptest::sample::select(names()), value());
     prop_oneof![
         9 => flag.prop_map(|(name, value)| format!("--{name}={value}")),
         1 => any::<String>(),
     ]
 }
 
+/// A file with something of every kind.
+const FILE: &str = "name: m1\ndata-dir: /d\nsnapshot-count: 10\nheartbeat-interval: 100\n\
+    listen-client-urls: http://a:1,http://b:2\nforce-new-cluster: false\n\
+    client-transport-security:\n  cert-file: x\nself-signed-cert-validity: 1\n\
+    grpc-keepalive-min-time: 5000000000\nfeature-gates: AllAlpha=true\nlog-outputs: [a, b]\n";
+
+/// The same as JSON, in which etcd's files may be, too.
+const JSON: &str = r#"{"name":"m1","log-outputs":["a"],"initial-cluster":"m1=http://a:1"}"#;
+
+#[test]
+fn what_gets_damaged_is_sound_before() {
+    for text in [FILE, JSON] {
+        let mut notes = Vec::new();
+        assert!(super::file::parse(text, &mut notes).is_ok(), "{text}");
+        assert!(notes.is_empty(), "{notes:?}");
+    }
+}
+
+fn texts_read_back(text: &str) {
+    if let Ok(nanos) = parse_go_duration(text) {
+        assert_eq!(parse_go_duration(&go_duration(nanos)), Ok(nanos));
+    }
+    if let Ok(urls) = MemberUrl::parse_list(text) {
+        assert_eq!(MemberUrl::parse_list(&join(&urls)), Ok(urls.clone()));
+        for url in &urls {
+            let _bound = (url.host(), url.port(), url.bind_address());
+        }
+    }
+    if let Ok(members) = parse_members(text) {
+        assert_eq!(parse_members(&written(&members)), Ok(members));
+    }
+}
+
 proptest! {
     #[test]
     fn no_arguments_or_variables_panic(
         args in proptest::collection::vec(argument(), 0..4),
-        flag in proptest::sample::select(FLAGS),
+        flag in proptest::sample::select(names()),
         value in value(),
     ) {
-        // Files are another test's business.
-        prop_assume!(!args.iter().any(|arg| arg.contains("config-file")));
-        prop_assume!(flag.name != "config-file");
-        let env = [(super::env::variable_of(flag.name), value)];
+        let env = [(super::env::variable_of(flag), value)];
         if let Ok(config) = load(&args, &env).outcome {
             prop_assert!(config.election_ticks() >= 5);
         }
@@ -71,5 +110,21 @@ proptest! {
         for text in [format!("{}: {value}", key.name), junk] {
             let _whatever = super::file::parse(&text, &mut Vec::new());
         }
+    }
+
+    #[test]
+    fn no_damaged_config_file_panics(file in mutate::near_any(&[FILE, JSON])) {
+        let _whatever = super::file::parse(&String::from_utf8_lossy(&file), &mut Vec::new());
+    }
+
+    #[test]
+    fn no_junk_for_a_duration_or_url_panics(text in mutate::near_any(&[
+        "1h30m1.5s",
+        "-2562047h47m16.854775808s",
+        "+.5us3ms",
+        "http://127.0.0.1:80,https://[::1]:2380",
+        "m1=http://a:1,m2=unix://b:2,m1=https://ä:3",
+    ])) {
+        texts_read_back(&String::from_utf8_lossy(&text));
     }
 }

@@ -214,7 +214,10 @@ pub enum ConfChangeError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutate;
 
     fn change(kind: ConfChangeKind) -> ConfChange {
         let context = Bytes::from_static(b"{}");
@@ -278,5 +281,27 @@ mod tests {
             ConfState::decode(&joint.encode_to_vec()),
             Err(ConfChangeError::Joint)
         );
+    }
+
+    fn a_change_or_state_reads_back(bytes: &[u8]) {
+        if let Ok(change) = ConfChange::decode(&Bytes::copy_from_slice(bytes)) {
+            assert_eq!(ConfChange::decode(&change.encode()), Ok(change.clone()));
+            let _what_raft_gets = change.for_raft();
+        }
+        if let Ok(state) = ConfState::decode(bytes) {
+            assert_eq!(ConfState::decode(&state.encode()), Ok(state.clone()));
+            assert_eq!(ConfState::from_raft(&state.for_raft()), state);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_junk_for_a_change_or_state_panics(bytes in mutate::near_any::<[u8]>(&[
+            b"\x08\x05\x10\x03\x18\x09\x22\x02{}",
+            b"\x08\x01\x08\x02\x08\x03\x10\x04\x10\x05\x28\x00",
+            b"\x0a\x03\x01\x02\x03\x12\x01\x04",
+        ])) {
+            a_change_or_state_reads_back(&bytes);
+        }
     }
 }

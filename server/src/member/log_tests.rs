@@ -4,7 +4,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::mutate;
 
 /// Entries from `first`, `bytes` long all together.
 fn entries(first: u64, count: u64, bytes: usize) -> LogWrite {
@@ -101,4 +104,24 @@ fn a_log_that_is_only_opened_keeps_its_torn_tail() {
     assert_eq!(recovered.last, 2);
     drop(log);
     assert!(fs::read(&file).unwrap() == torn, "nothing was written");
+}
+
+fn a_value_reads_back(bytes: &[u8]) {
+    if let Ok(hard_state) = decode_hard_state(bytes) {
+        let again = hard_state.write_to_bytes().unwrap();
+        assert_eq!(decode_hard_state(&again).unwrap(), hard_state);
+    }
+    if let Some(base) = decode_base(bytes) {
+        assert_eq!(encode_base(&base), bytes);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_junk_for_a_value_panics(bytes in mutate::near_any::<[u8]>(&[
+        b"\x08\x07\x10\x01\x18\xac\x02",
+        b"\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x01",
+    ])) {
+        a_value_reads_back(&bytes);
+    }
 }
