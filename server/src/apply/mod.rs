@@ -13,6 +13,8 @@ mod reply;
 mod txn;
 
 #[cfg(test)]
+mod junk_tests;
+#[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
