@@ -14,7 +14,7 @@ help:
 	echo "make build  build the server with optimizations"
 	echo "make test   every check and test of the suite"
 	echo "make bench  compare speed and memory with etcd 3.7.3, side by side"
-	echo "make soak   the long forms of the differential and crash tests"
+	echo "make soak   the long forms of the differential, crash and junk tests"
 	echo "make fmt    format all code"
 
 setup:
@@ -42,7 +42,9 @@ bench: build
 
 soak: build
 	@scripts/setup.sh test
-	source scripts/env.sh
+	$(env)
+	PROPTEST_CASES=100000 cargo test --locked -p trilith-proto --test robust
+	PROPTEST_CASES=100000 cargo test --locked -p trilith-server --lib junk
 	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
 	export TRILITH_SOAK=1
 	exec go -C tests/go test -v -count=1 -p 1 -timeout 12h ./...

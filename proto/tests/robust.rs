@@ -17,9 +17,6 @@ use trilith_proto::etcdserverpb::*;
 use trilith_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use trilith_proto::raftpb;
 
-/// What one test tries of each generated kind; all of it takes under a second or two.
-const CASES: u32 = 400;
-
 fn data() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..40).prop_map(Bytes::from)
 }
@@ -201,8 +198,6 @@ fn check_bytes(bytes: Bytes) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
-
     #[test]
     fn an_entry_reads_back_as_written(entry in entry()) {
         let bytes = entry.encode_to_vec();
