@@ -62,6 +62,8 @@ func (g *generator) rangeRequest() *pb.RangeRequest {
 // rangeStream draws mostly what streams support: no sorting, no filters.
 func (g *generator) rangeStream() *pb.RangeRequest {
 	request := g.rangeRequest()
+	// With a negative limit etcd sends everything in one message, however large; Trilith in chunks.
+	request.Limit = max(0, request.Limit)
 	if g.chance(10) && request.SortOrder != pb.RangeRequest_NONE {
 		return request
 	}
