@@ -10,8 +10,8 @@ use proptest::sample::Index;
 /// Long enough for several fields of every format here.
 const RANDOM_BYTES_MAX: usize = 120;
 
-/// With more of them nothing sound is left to look at.
-const DAMAGES_MAX: usize = 4;
+/// Fewer than this: with more of them nothing sound is left to look at.
+const DAMAGES_MAX: usize = 3;
 
 /// Bytes that a decoder may meet: random ones, or one of `sound` that is damaged or left alone.
 pub(crate) fn near<S>(sound: S) -> impl Strategy<Value = Vec<u8>>
@@ -44,7 +44,7 @@ pub(crate) fn near_any<T: AsRef<[u8]> + ?Sized>(
 enum Damage {
     /// The end is missing.
     Cut(Index),
-    /// Bits of one byte are flipped.
+    /// One bit, given by its mask, is flipped.
     Flip(Index, u8),
     /// Something stands in between.
     Insert(Index, Vec<u8>),
@@ -62,12 +62,13 @@ fn damage() -> impl Strategy<Value = Damage> {
         Just(vec![0xff; 9]),
         vec(any::<u8>(), 1..4),
     ];
+    // Flips change numbers and leave lengths alone: most often something still decodes.
     prop_oneof![
-        any::<Index>().prop_map(Damage::Cut),
-        (any::<Index>(), 1..=u8::MAX).prop_map(|(at, bits)| Damage::Flip(at, bits)),
-        (any::<Index>(), inserted).prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
-        any::<Index>().prop_map(Damage::Remove),
-        any::<[Index; 2]>().prop_map(|[from, to]| Damage::Repeat(from, to)),
+        1 => any::<Index>().prop_map(Damage::Cut),
+        8 => (any::<Index>(), 0..8_u8).prop_map(|(at, bit)| Damage::Flip(at, 1 << bit)),
+        1 => (any::<Index>(), inserted).prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
+        1 => any::<Index>().prop_map(Damage::Remove),
+        1 => any::<[Index; 2]>().prop_map(|[from, to]| Damage::Repeat(from, to)),
     ]
 }
 
