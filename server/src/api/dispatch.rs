@@ -19,6 +19,7 @@ use trilith_proto::server::maintenance_server::MaintenanceServer;
 use trilith_proto::server::watch_server::WatchServer;
 
 use super::header::HeaderSource;
+use super::large_reply::with_held_body;
 use super::metadata;
 use super::status::{not_yet, status, with_grpc_go_refusal};
 use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchService};
@@ -73,7 +74,7 @@ impl Future for Timed {
                 "request stats"
             );
         }
-        Poll::Ready(Ok(with_grpc_go_refusal(response)))
+        Poll::Ready(Ok(with_held_body(with_grpc_go_refusal(response))))
     }
 }
 

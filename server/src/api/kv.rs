@@ -7,6 +7,7 @@ use trilith_proto::server::kv_server::Kv;
 use trilith_proto::wire;
 
 use super::header::HeaderSource;
+use super::large_reply;
 use super::range_stream::{self, RangeStream};
 use super::status::status;
 use super::validate;
@@ -47,7 +48,7 @@ impl Kv for KvService {
         self.confirm(!request.serializable).await.map_err(status)?;
         let mut response = self.read(&query).map_err(status)?;
         self.header.fill(&mut response.header);
-        Ok(Response::new(response))
+        large_reply::reply(response)
     }
 
     type RangeStreamStream = RangeStream;

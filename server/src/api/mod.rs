@@ -7,6 +7,7 @@ mod cluster;
 mod dispatch;
 mod header;
 mod kv;
+mod large_reply;
 mod lease;
 mod listener;
 mod maintenance;
