@@ -24,7 +24,7 @@ impl Default for BackendOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: 48 << 20,
-            write_buffer_bytes: 64 << 20,
+            write_buffer_bytes: 32 << 20,
             background_jobs: 2,
         }
     }
