@@ -1,8 +1,9 @@
 //! Sends a large range reply without a second copy of it.
 //!
-//! tonic encodes a reply whole before its first byte goes out, so a list of 100 MiB takes twice that.
-//! Here the rows stay as they were read, become frames as the connection takes them, and are freed as
-//! they go. A reply travels from its service to the dispatch as an extension of the response.
+//! tonic encodes a reply whole before its first byte goes out, so a list of 100 MiB takes twice
+//! that. Here the rows stay as they were read, become frames as the connection takes them, and are
+//! freed as they go. A reply travels from its service to the dispatch as an extension of the
+//! response.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub(super) fn reply(mut response: RangeResponse) -> Result<Reply<RangeResponse>,
         header: response.header.take(),
         ..Default::default()
     };
-    let rows = kvs.iter().map(|row| row_length(row)).sum::<usize>();
+    let rows = kvs.iter().map(row_length).sum::<usize>();
     let length = head.encoded_len() + rows + tail.encoded_len();
     if length > MESSAGE_BYTES_MAX {
         let text =

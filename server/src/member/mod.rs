@@ -328,8 +328,8 @@ impl Member {
             .get()
             .min(raft.raft_log.applied)
             .min(raft.raft_log.persisted);
-        // Entries are kept for members that lag. Alone there is none, and a member that joins begins
-        // with a snapshot.
+        // Entries are kept for members that lag. Alone there is none, and a member that joins
+        // begins with a snapshot.
         let is_alone = raft.prs().iter().all(|(id, _)| *id == self.id.get());
         let kept = if is_alone { 0 } else { self.catch_up_entries };
         let index = limit.saturating_sub(kept);
