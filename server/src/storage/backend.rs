@@ -254,8 +254,14 @@ impl Backend {
             for file in fs::read_dir(self.db().path()).expect("list") {
                 let file = file.expect("list");
                 let name = file.file_name();
-                if name.to_string_lossy().starts_with("MANIFEST") == manifests {
-                    fs::copy(file.path(), to.join(name)).expect("copy");
+                if name.to_string_lossy().starts_with("MANIFEST") != manifests {
+                    continue;
+                }
+                match fs::copy(file.path(), to.join(name)) {
+                    // Renamed, or given up before deletions were held: the manifest, which is
+                    // younger, does not name it. If it did, opening the image would fail.
+                    Err(error) if !manifests && error.kind() == io::ErrorKind::NotFound => {}
+                    copied => drop(copied.expect("copy")),
                 }
             }
         }
