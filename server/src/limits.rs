@@ -23,3 +23,6 @@ pub const APPLY_ROUND_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// decode more than 100 nested messages, of which a level takes two, and an entry that was accepted
 /// must be readable at every later start.
 pub const TXN_DEPTH_MAX: usize = 40;
+
+/// grpc-go's bound on a message that is sent: what a signed 32-bit length holds.
+pub const GRPC_SEND_BYTES_MAX: usize = i32::MAX as usize;

@@ -48,8 +48,9 @@ impl<T> Wait<T> {
         waiter.is_some_and(|sender| sender.send(value).is_ok())
     }
 
-    /// Whether somebody waits for `id`: a result that nobody reads need not be built.
-    pub fn is_registered(&self, id: RequestId) -> bool {
+    /// Whether somebody waits for `id`.
+    #[cfg(test)]
+    fn is_registered(&self, id: RequestId) -> bool {
         self.shard(id).lock().contains_key(&id.get())
     }
 

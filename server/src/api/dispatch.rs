@@ -23,7 +23,7 @@ use super::large_reply::with_held_body;
 use super::metadata;
 use super::status::{not_yet, status, with_grpc_go_refusal};
 use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchService};
-use crate::limits::GRPC_OVERHEAD_BYTES;
+use crate::limits::{GRPC_OVERHEAD_BYTES, GRPC_SEND_BYTES_MAX};
 
 /// All services of the client port.
 #[derive(Clone)]
@@ -86,7 +86,7 @@ impl Dispatch {
             ($server:ident, $service:expr) => {
                 $server::new($service.clone())
                     .max_decoding_message_size(request_bytes_max + GRPC_OVERHEAD_BYTES)
-                    .max_encoding_message_size(SEND_BYTES_MAX)
+                    .max_encoding_message_size(GRPC_SEND_BYTES_MAX)
             };
         }
         Self {
@@ -192,6 +192,3 @@ const MAINTENANCE: [&str; 8] = [
     "MoveLeader",
     "Downgrade",
 ];
-
-/// grpc-go's bound on a message that is sent: what a signed 32-bit length holds.
-const SEND_BYTES_MAX: usize = i32::MAX as usize;

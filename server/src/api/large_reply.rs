@@ -19,6 +19,8 @@ use tonic::body::Body;
 use tonic::{Response as Reply, Status};
 use trilith_proto::wire::RangeResponse;
 
+use crate::limits::GRPC_SEND_BYTES_MAX;
+
 /// The reply with `response`; a large one keeps its rows out of the message.
 ///
 /// # Errors
@@ -41,9 +43,9 @@ pub(super) fn reply(mut response: RangeResponse) -> Result<Reply<RangeResponse>,
     };
     let rows = kvs.iter().map(row_length).sum::<usize>();
     let length = head.encoded_len() + rows + tail.encoded_len();
-    if length > MESSAGE_BYTES_MAX {
+    if length > GRPC_SEND_BYTES_MAX {
         let text =
-            format!("trying to send message larger than max ({length} vs. {MESSAGE_BYTES_MAX})");
+            format!("trying to send message larger than max ({length} vs. {GRPC_SEND_BYTES_MAX})");
         return Err(Status::resource_exhausted(text));
     }
     let body = LargeBody {
@@ -157,9 +159,6 @@ const LARGE_BYTES: usize = 256 * 1024;
 
 /// About what a frame holds: a few HTTP/2 frames.
 const FRAME_BYTES: usize = 32 * 1024;
-
-/// grpc-go's bound on a message that is sent: what a signed 32-bit length holds.
-const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 
 #[cfg(test)]
 mod tests {

@@ -2,11 +2,11 @@
 
 use std::error::Error;
 
-/// Logs why and ends the process at once, without unwinding and without another write.
-///
-/// After a failed durable write nobody may be told anything any more, and a retry would lie: the
-/// kernel marks pages clean after a failed fsync.
+use crate::member;
+
+/// Ends the process at once, as [`member::fatal`] does, with what was tried and why it failed.
 pub(super) fn fatal(what: &str, error: &dyn Error) -> ! {
-    tracing::error!(%error, "{what}: stopping, since going on could lose acknowledged data");
-    std::process::abort()
+    member::fatal(&format!(
+        "{what}: {error}; going on could lose acknowledged data"
+    ))
 }
