@@ -260,7 +260,7 @@ impl Backend {
                 match fs::copy(file.path(), to.join(name)) {
                     // Renamed, or given up before deletions were held: the manifest, which is
                     // younger, does not name it. If it did, opening the image would fail.
-                    Err(error) if !manifests && error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) if !manifests && error.kind() == ErrorKind::NotFound => {}
                     copied => drop(copied.expect("copy")),
                 }
             }
