@@ -47,6 +47,7 @@ soak: build
 	PROPTEST_CASES=100000 cargo test --locked -p trilith-server --lib junk
 	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
 	export TRILITH_SOAK=1
+	cargo build --locked -p trilith-bbolt --examples
 	exec go -C tests/go test -v -count=1 -p 1 -timeout 12h ./...
 
 # For plain cargo and go commands: eval "$(make -s env)"

@@ -61,6 +61,16 @@ func Tool(t testing.TB, name string) string {
 	return path
 }
 
+// Example returns the path of one of our programs that exist for tests only.
+func Example(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(targetDir(), "debug", "examples", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is missing, `cargo build --workspace --examples` builds it: %v", name, err)
+	}
+	return path
+}
+
 // EnvInt reads a number from the environment, or returns fallback when it is not set.
 func EnvInt(t testing.TB, name string, fallback int) int {
 	t.Helper()
