@@ -76,15 +76,11 @@ pub(super) fn delete_in(
     request: &pb::DeleteRangeRequest,
 ) -> Result<wire::DeleteRangeResponse, Failure> {
     let interval = Interval::from_request(request.key.clone(), request.range_end.clone());
-    let previous = txn.delete_range(&interval)?;
+    let deleted = txn.delete_range(&interval, request.prev_kv)?;
     Ok(wire::DeleteRangeResponse {
         header: Some(header(txn.revision())),
-        deleted: i64::try_from(previous.len()).expect("a count of keys in memory fits"),
-        prev_kvs: if request.prev_kv {
-            previous
-        } else {
-            Vec::new()
-        },
+        deleted: i64::try_from(deleted.keys).expect("a count of keys in memory fits"),
+        prev_kvs: deleted.previous,
     })
 }
 

@@ -56,7 +56,7 @@ pub(super) fn revoke(
     }
     let mut txn = round.txn();
     for key in txn.lease_keys(id)? {
-        txn.delete_range(&Interval::single(key))?;
+        txn.delete_range(&Interval::single(key), false)?;
     }
     let revision = txn.end()?;
     round.batch().delete(Family::Lease, lease_row_key(id));

@@ -11,6 +11,9 @@ pub struct RevisionEvents {
     pub revision: Revision,
     /// Its changes, at least one.
     pub events: Vec<Event>,
+    /// Whether some of them leave out what their key was before, because it was too much to keep
+    /// in memory: whoever wants that reads this revision from history.
+    pub lacks_previous: bool,
 }
 
 /// One change of one key.
@@ -22,7 +25,7 @@ pub struct Event {
     pub key: Bytes,
     /// The encoded `mvccpb.KeyValue`; of a deleted key only key and revision of the deletion.
     pub kv: Bytes,
-    /// The key as it was before, encoded likewise.
+    /// The key as it was before, encoded likewise, if it existed and is not left out.
     pub previous: Option<Bytes>,
 }
 

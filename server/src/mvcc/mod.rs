@@ -57,4 +57,4 @@ pub use read_txn::ReadTxn;
 pub use record::{Address, Fields, KeyValue, Kind, Row};
 pub use round::Round;
 pub use store::{NEVER_COMPACTED, Published, Store};
-pub use write_txn::WriteTxn;
+pub use write_txn::{Deleted, WriteTxn};

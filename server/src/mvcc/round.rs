@@ -30,6 +30,7 @@ pub struct Round {
     pub(super) lease_keys: BTreeMap<(i64, Bytes), bool>,
     pub(super) revision: i64,
     pub(super) events: Vec<RevisionEvents>,
+    pub(super) previous_budget: Budget,
     compact_revision: i64,
     /// Compactions of this round, each with the one before if that one was finished.
     compactions: Vec<(Revision, Option<Revision>)>,
@@ -48,6 +49,7 @@ impl Round {
             buckets,
             lease_keys: BTreeMap::new(),
             events: Vec::new(),
+            previous_budget: Budget(PREVIOUS_BYTES_MAX),
             compactions: Vec::new(),
         }
     }
@@ -177,6 +179,19 @@ impl Round {
     }
 }
 
+/// Bytes that a round may still keep of the values that it replaces, for watchers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget(usize);
+
+impl Budget {
+    /// Whether `bytes` more can be kept. After the first that cannot, nothing can.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
 impl Drop for Round {
     fn drop(&mut self) {
         self.store.end_round();
@@ -191,3 +206,7 @@ impl fmt::Debug for Round {
             .finish_non_exhaustive()
     }
 }
+
+/// What a round keeps of the values that it replaces. Puts of usual sizes stay far below it; one
+/// delete can replace more than memory holds, again at every start until it is flushed.
+pub(super) const PREVIOUS_BYTES_MAX: usize = 16 << 20;

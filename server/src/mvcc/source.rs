@@ -9,6 +9,20 @@ use crate::{
     storage::{Family, StorageError, View},
 };
 
+/// A living key as `current` has it.
+pub(super) struct Living<'a> {
+    /// Whether it lives in the view, whatever the round did to it.
+    pub(super) in_view: bool,
+    /// Sub revision of its last change.
+    pub(super) sub: i64,
+    /// The encoded `KeyValue`.
+    pub(super) kv: &'a [u8],
+}
+
+/// Receives living keys in order, until it breaks off.
+pub(super) type LivingVisitor<'a> =
+    dyn FnMut(Living<'_>) -> Result<ControlFlow<()>, StorageError> + 'a;
+
 /// Receives encoded `KeyValue`s in key order, until it breaks off.
 pub(super) type Visitor<'a> = dyn FnMut(&[u8]) -> Result<ControlFlow<()>, StorageError> + 'a;
 
@@ -36,9 +50,26 @@ impl Source<'_> {
             return history::visit(self.view, interval, revision, visitor);
         }
         match self.overlay {
-            Some(overlay) => visit_over(self.view, overlay, interval, revision, visitor),
+            Some(overlay) => {
+                let mut kv_only = |living: Living<'_>| visitor(living.kv);
+                visit_over(self.view, overlay, interval, revision, &mut kv_only)
+            }
             None => visit_current(self.view, interval, visitor),
         }
+    }
+
+    /// Visits the keys of `interval` that live after all changes so far, in order.
+    pub(super) fn visit_latest(
+        &self,
+        interval: &Interval,
+        visitor: &mut LivingVisitor<'_>,
+    ) -> Result<(), StorageError> {
+        if interval.is_empty() {
+            return Ok(());
+        }
+        let unchanged = Overlay::default();
+        let overlay = self.overlay.unwrap_or(&unchanged);
+        visit_over(self.view, overlay, interval, i64::MAX, visitor)
     }
 
     /// The encoded `KeyValue` of one key at `revision`.
@@ -103,13 +134,13 @@ fn visit_over(
     overlay: &Overlay,
     interval: &Interval,
     revision: i64,
-    visitor: &mut Visitor<'_>,
+    visitor: &mut LivingVisitor<'_>,
 ) -> Result<(), StorageError> {
     let (lower, upper) = interval.bounds();
     let mut rows = view.scan(Family::Current, &lower, upper.as_deref());
     let mut changed = overlay
         .range(interval)
-        .filter_map(|(key, entry)| entry.at(revision).map(|version| (key, version)))
+        .filter_map(|(key, entry)| Some((key, entry.in_view, entry.at(revision)?)))
         .peekable();
     rows.advance()?;
     loop {
@@ -118,12 +149,16 @@ fn visit_over(
             (None, None) => return Ok(()),
             (None, Some(_)) => true,
             (Some(_), None) => false,
-            (Some((key, _)), Some((changed, _))) => &changed[..] <= key,
+            (Some((key, _)), Some((changed, ..))) => &changed[..] <= key,
         };
         let flow = if from_overlay {
-            let (key, version) = changed.next().expect("it was just peeked at");
+            let (key, in_view, version) = changed.next().expect("it was just peeked at");
             let flow = match &version.written {
-                Some(written) => visitor(&written.kv())?,
+                Some(written) => visitor(Living {
+                    in_view,
+                    sub: version.address.sub,
+                    kv: &written.kv(),
+                })?,
                 None => ControlFlow::Continue(()),
             };
             if below.is_some_and(|(below, _)| below == &key[..]) {
@@ -132,7 +167,12 @@ fn visit_over(
             flow
         } else {
             let (_, value) = below.expect("the view has a row, or the overlay would be next");
-            let flow = visitor(Row::parse_current(value)?.1.kv)?;
+            let (sub, row) = Row::parse_current(value)?;
+            let flow = visitor(Living {
+                in_view: true,
+                sub,
+                kv: row.kv,
+            })?;
             rows.advance()?;
             flow
         };

@@ -43,10 +43,20 @@ struct Change {
 #[derive(Debug)]
 struct Previous {
     address: Address,
-    kv: Bytes,
     create_revision: i64,
     version: i64,
     lease: i64,
+    /// Its encoded `KeyValue`; `None` when the round held enough of them.
+    kv: Option<Bytes>,
+}
+
+/// What a delete did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// How many keys there were.
+    pub keys: usize,
+    /// The encoded `KeyValue` of each as it was before, in key order, if that was asked for.
+    pub previous: Vec<Bytes>,
 }
 
 impl<'a> WriteTxn<'a> {
@@ -67,7 +77,7 @@ impl<'a> WriteTxn<'a> {
         value: &[u8],
         lease: LeaseId,
     ) -> Result<Option<Bytes>, MvccError> {
-        let (in_view, previous) = self.previous(&key)?;
+        let (in_view, mut previous) = self.previous(&key)?;
         let fields = Fields {
             key: &key,
             create_revision: previous.as_ref().map_or(self.main, |kv| kv.create_revision),
@@ -84,7 +94,10 @@ impl<'a> WriteTxn<'a> {
         };
         let superseded = previous.as_ref().map(|kv| kv.address);
         let written = Written::new(address.sub, kind, superseded, &fields);
-        let answer = previous.as_ref().map(|kv| kv.kv.clone());
+        let answer = previous.as_ref().and_then(|kv| kv.kv.clone());
+        if let Some(previous) = &mut previous {
+            self.keep_within_budget(previous);
+        }
         let version = Version {
             address,
             written: Some(written.clone()),
@@ -100,50 +113,77 @@ impl<'a> WriteTxn<'a> {
         Ok(answer)
     }
 
-    /// Deletes the keys of `interval`, and answers with their encoded `KeyValue`s of before, in
-    /// key order.
-    pub fn delete_range(&mut self, interval: &Interval) -> Result<Vec<Bytes>, MvccError> {
-        let mut keys = Vec::new();
+    /// Deletes the keys of `interval`. What they were before is answered only if `wants_previous`:
+    /// a delete may be larger than memory, and its rows are not.
+    pub fn delete_range(
+        &mut self,
+        interval: &Interval,
+        wants_previous: bool,
+    ) -> Result<Deleted, MvccError> {
         if interval.end == End::Single {
-            keys.push(interval.key.clone());
-        } else {
-            let revision = self.revision().get();
-            self.round.source().visit(interval, revision, &mut |kv| {
-                keys.push(Bytes::copy_from_slice(Fields::parse(kv)?.key));
-                Ok(ControlFlow::Continue(()))
-            })?;
-        }
-        let mut answer = Vec::with_capacity(keys.len());
-        for key in keys {
-            let (in_view, Some(previous)) = self.previous(&key)? else {
-                continue;
+            let (in_view, Some(mut previous)) = self.previous(&interval.key)? else {
+                return Ok(Deleted::default());
             };
-            answer.push(previous.kv.clone());
-            let address = self.next_address();
-            let fields = Fields {
-                key: &key,
-                ..Fields::default()
-            };
-            let superseded = Some(previous.address);
-            let written = Written::new(address.sub, Kind::Tombstone, superseded, &fields);
-            self.round.overlay.push(
-                key.clone(),
-                in_view,
-                Version {
-                    address,
-                    written: None,
-                },
-            );
-            let previous = Some(previous);
-            self.changes.push(Change {
-                key,
-                kind: Kind::Tombstone,
-                written,
-                lease: 0,
-                previous,
-            });
+            let kv = previous.kv.clone().filter(|_| wants_previous);
+            self.keep_within_budget(&mut previous);
+            self.delete(interval.key.clone(), in_view, previous);
+            let previous = Vec::from_iter(kv);
+            return Ok(Deleted { keys: 1, previous });
         }
-        Ok(answer)
+        let mut answer = Vec::new();
+        let mut found = Vec::new();
+        let mut budget = self.round.previous_budget;
+        self.source().visit_latest(interval, &mut |living| {
+            let fields = Fields::parse(living.kv)?;
+            let mut previous = Previous::new(living.sub, &fields);
+            let keeps = budget.take(living.kv.len());
+            if keeps || wants_previous {
+                let kv = Bytes::copy_from_slice(living.kv);
+                previous.kv = keeps.then(|| kv.clone());
+                answer.extend(wants_previous.then_some(kv));
+            }
+            let key = Bytes::copy_from_slice(fields.key);
+            found.push((key, living.in_view, previous));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.round.previous_budget = budget;
+        let keys = found.len();
+        for (key, in_view, previous) in found {
+            self.delete(key, in_view, previous);
+        }
+        Ok(Deleted {
+            keys,
+            previous: answer,
+        })
+    }
+
+    /// Lets go of a previous value that the round has no room for. Watchers that want it read it
+    /// from history.
+    fn keep_within_budget(&mut self, previous: &mut Previous) {
+        let budget = &mut self.round.previous_budget;
+        previous.kv = previous.kv.take().filter(|kv| budget.take(kv.len()));
+    }
+
+    fn delete(&mut self, key: Bytes, in_view: bool, previous: Previous) {
+        let address = self.next_address();
+        let fields = Fields {
+            key: &key,
+            ..Fields::default()
+        };
+        let superseded = Some(previous.address);
+        let written = Written::new(address.sub, Kind::Tombstone, superseded, &fields);
+        let version = Version {
+            address,
+            written: None,
+        };
+        self.round.overlay.push(key.clone(), in_view, version);
+        self.changes.push(Change {
+            key,
+            kind: Kind::Tombstone,
+            written,
+            lease: 0,
+            previous: Some(previous),
+        });
     }
 
     /// Answers a range request; the transaction's own changes are part of the current revision.
@@ -212,6 +252,9 @@ impl<'a> WriteTxn<'a> {
         };
         round.buckets.apply(after, self.main, living)?;
         let changes = std::mem::take(&mut self.changes);
+        let is_left_out =
+            |change: &Change| matches!(&change.previous, Some(previous) if previous.kv.is_none());
+        let lacks_previous = changes.iter().any(is_left_out);
         let mut events = Vec::with_capacity(changes.len());
         for (sub, change) in (0..).zip(changes) {
             let address = Address {
@@ -219,37 +262,15 @@ impl<'a> WriteTxn<'a> {
                 sub,
             };
             write_rows(&mut round.batch, address, &change);
-            if let Some(previous) = &change.previous
-                && previous.lease != 0
-                && previous.lease != change.lease
-            {
-                round.batch.delete(
-                    Family::LeaseKey,
-                    schema::lease_key(previous.lease, &change.key),
-                );
-                round
-                    .lease_keys
-                    .insert((previous.lease, change.key.clone()), false);
-            }
-            if change.lease != 0
-                && change
-                    .previous
-                    .as_ref()
-                    .is_none_or(|kv| kv.lease != change.lease)
-            {
-                round.batch.put(
-                    Family::LeaseKey,
-                    schema::lease_key(change.lease, &change.key),
-                    [],
-                );
-                round
-                    .lease_keys
-                    .insert((change.lease, change.key.clone()), true);
-            }
+            write_lease_rows(round, &change);
             events.push(event(change, self.main));
         }
         round.revision = self.main;
-        round.events.push(RevisionEvents { revision, events });
+        round.events.push(RevisionEvents {
+            revision,
+            events,
+            lacks_previous,
+        });
         Ok(revision)
     }
 
@@ -272,7 +293,7 @@ impl<'a> WriteTxn<'a> {
             let previous = latest
                 .written
                 .as_ref()
-                .map(|written| Previous::new(latest.address.sub, written.kv()))
+                .map(|written| Previous::with_kv(latest.address.sub, written.kv()))
                 .transpose()?;
             return Ok((entry.in_view, previous));
         }
@@ -280,7 +301,8 @@ impl<'a> WriteTxn<'a> {
             return Ok((false, None));
         };
         let (sub, row) = Row::parse_current(&value)?;
-        Ok((true, Some(Previous::new(sub, value.slice_ref(row.kv))?)))
+        let previous = Previous::with_kv(sub, value.slice_ref(row.kv))?;
+        Ok((true, Some(previous)))
     }
 }
 
@@ -293,9 +315,8 @@ impl Drop for WriteTxn<'_> {
 }
 
 impl Previous {
-    fn new(sub: i64, kv: Bytes) -> Result<Self, StorageError> {
-        let fields = Fields::parse(&kv)?;
-        Ok(Self {
+    fn new(sub: i64, fields: &Fields<'_>) -> Self {
+        Self {
             address: Address {
                 main: fields.mod_revision,
                 sub,
@@ -303,7 +324,15 @@ impl Previous {
             create_revision: fields.create_revision,
             version: fields.version,
             lease: fields.lease,
-            kv,
+            kv: None,
+        }
+    }
+
+    fn with_kv(sub: i64, kv: Bytes) -> Result<Self, StorageError> {
+        let previous = Self::new(sub, &Fields::parse(&kv)?);
+        Ok(Self {
+            kv: Some(kv),
+            ..previous
         })
     }
 }
@@ -322,8 +351,30 @@ fn write_rows(batch: &mut Batch, address: Address, change: &Change) {
     }
 }
 
+/// Moves the key of one change from the lease it hung on to the one it hangs on now.
+fn write_lease_rows(round: &mut Round, change: &Change) {
+    let before = change
+        .previous
+        .as_ref()
+        .map_or(0, |previous| previous.lease);
+    let (after, key) = (change.lease, &change.key);
+    if before == after {
+        return;
+    }
+    if before != 0 {
+        let row = schema::lease_key(before, key);
+        round.batch.delete(Family::LeaseKey, row);
+        round.lease_keys.insert((before, key.clone()), false);
+    }
+    if after != 0 {
+        let row = schema::lease_key(after, key);
+        round.batch.put(Family::LeaseKey, row, []);
+        round.lease_keys.insert((after, key.clone()), true);
+    }
+}
+
 fn event(change: Change, main: i64) -> Event {
-    let previous = change.previous.map(|previous| previous.kv);
+    let previous = change.previous.and_then(|previous| previous.kv);
     match change.kind {
         Kind::Create | Kind::Put => Event {
             kind: EventKind::Put,

@@ -3,7 +3,10 @@
 use super::{TestStore, decoded, interval, put};
 use crate::{
     ids::{Index, Revision, Term},
-    mvcc::{NEVER_COMPACTED, RangeQuery, SortOrder, SortTarget, Store},
+    mvcc::{
+        NEVER_COMPACTED, RangeQuery, RevisionEvents, SortOrder, SortTarget, Store,
+        round::PREVIOUS_BYTES_MAX,
+    },
     storage::{Backend, BackendOptions, StorageError},
 };
 
@@ -29,6 +32,26 @@ fn a_second_round_goes_on_where_the_first_ended() {
     store.put("a", "3");
     let kvs = decoded(&store.range(&RangeQuery::new(interval("a", ""))).kvs);
     assert_eq!((kvs[0].version, kvs[0].create_revision.get()), (1, 5));
+}
+
+#[test]
+fn a_round_keeps_previous_values_for_watchers_up_to_a_bound() {
+    let mut store = TestStore::new();
+    let half = "v".repeat(PREVIOUS_BYTES_MAX / 2);
+    for key in ["a", "b", "c"] {
+        store.put(key, &half);
+    }
+    let kept = |events: &[RevisionEvents]| {
+        let events = events.iter().flat_map(|revision| &revision.events);
+        let previous = events.filter_map(|event| event.previous.as_ref());
+        previous.map(bytes::Bytes::len).sum::<usize>()
+    };
+    let deleted = store.delete_all();
+    assert!(kept(&deleted) > PREVIOUS_BYTES_MAX / 2 && kept(&deleted) <= PREVIOUS_BYTES_MAX);
+    assert!(deleted[0].lacks_previous);
+    store.put("d", "1");
+    let deleted = store.delete_all();
+    assert!(kept(&deleted) > 0 && !deleted[0].lacks_previous);
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn hash_kv_through_compactions() {
     store.entry(|txn| {
         put(txn, "c", "1", 0);
         put(txn, "d", "1", 0);
-        txn.delete_range(&interval("a", "")).expect("delete");
+        txn.delete_range(&interval("a", ""), false).expect("delete");
     });
     check(&store, 0, (-1, 6, 1926564804));
     store.compact(5);
@@ -58,7 +58,8 @@ fn hash_kv_through_compactions() {
     check(&store, 5, (-1, 5, 1416966122));
     check(&store, 9, (5, 9, 2929963652));
     store.entry(|txn| {
-        txn.delete_range(&interval("\0", "\0")).expect("delete");
+        txn.delete_range(&interval("\0", "\0"), false)
+            .expect("delete");
     });
     check(&store, 0, (9, 10, 2162015328));
     store.compact(10);

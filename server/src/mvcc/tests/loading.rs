@@ -44,7 +44,8 @@ fn filled() -> TestStore {
     store.delete("k5");
     store.put("k5", "again");
     store.entry(|txn| {
-        txn.delete_range(&interval("k60", "k61")).expect("delete");
+        txn.delete_range(&interval("k60", "k61"), false)
+            .expect("delete");
     });
     store
 }

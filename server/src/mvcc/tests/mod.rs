@@ -58,9 +58,16 @@ impl TestStore {
     }
 
     fn delete(&mut self, key: &str) -> Vec<RevisionEvents> {
-        let interval = Interval::single(Bytes::copy_from_slice(key.as_bytes()));
+        self.delete_in(Interval::single(Bytes::copy_from_slice(key.as_bytes())))
+    }
+
+    fn delete_all(&mut self) -> Vec<RevisionEvents> {
+        self.delete_in(Interval::everything())
+    }
+
+    fn delete_in(&mut self, interval: Interval) -> Vec<RevisionEvents> {
         self.entry(|txn| {
-            txn.delete_range(&interval).expect("delete");
+            txn.delete_range(&interval, false).expect("delete");
         })
     }
 

@@ -84,14 +84,14 @@ impl Model {
         self.sub += 1;
     }
 
-    pub(super) fn delete(&mut self, interval: &Interval) -> usize {
+    pub(super) fn delete(&mut self, interval: &Interval) -> Vec<ModelKv> {
         let living = self.living(interval, self.now());
         for kv in &living {
             let changes = self.keys.get_mut(&kv.key).expect("a living key");
             changes.push((self.revision + 1, self.sub, None));
             self.sub += 1;
         }
-        living.len()
+        living
     }
 
     pub(super) fn at(&self, key: &[u8], revision: i64) -> Option<ModelKv> {

@@ -185,8 +185,13 @@ impl Run {
                 }
                 5..7 => {
                     let interval = self.interval();
-                    let previous = txn.delete_range(&interval).expect("delete");
-                    assert_eq!(previous.len(), self.model.delete(&interval));
+                    let wants_previous = self.rng.random_bool(0.5);
+                    let deleted = txn.delete_range(&interval, wants_previous).expect("delete");
+                    let expected = self.model.delete(&interval);
+                    assert_eq!(deleted.keys, expected.len());
+                    let previous = deleted.previous.iter().map(model_kv);
+                    let wanted = expected.into_iter().filter(|_| wants_previous);
+                    assert!(previous.eq(wanted), "previous of {interval:?}");
                 }
                 7 => {
                     let key = self.key();

@@ -31,7 +31,7 @@ fn readers_see_whole_revisions_while_others_are_written_and_removed() {
         for entry in 0..ENTRIES {
             store.entry(|txn| {
                 put(txn, &key(entry), &entry.to_string(), 0);
-                txn.delete_range(&interval(&key(entry + 1), ""))
+                txn.delete_range(&interval(&key(entry + 1), ""), false)
                     .expect("delete");
             });
             if entry % 20 == 19 {

@@ -87,6 +87,10 @@ impl Core {
                 self.join_waiting(revision);
             }
             let feed = Feed::new(events);
+            if feed.lacks_previous {
+                self.deliver(&mut gather);
+                self.leave_to_history(&feed);
+            }
             gather.add(&self.synced, &feed);
             self.revision = revision;
             self.recent.push(feed);
@@ -142,12 +146,44 @@ impl Core {
                 }
             });
         }
-        for (key, stream_id, first) in refused {
+        self.fall_behind(refused);
+    }
+
+    /// Makes the watchers behind that want the previous pairs of a revision which came without
+    /// them: history has them.
+    fn leave_to_history(&mut self, feed: &Feed) {
+        let mut left = BTreeMap::new();
+        for event in &feed.events {
+            self.synced.matching(&event.key, |id, group| {
+                if group.key.options.prev_kv {
+                    left.entry(id).or_insert_with(|| {
+                        let mut streams = Vec::new();
+                        group.members.for_each(|stream_id, _watchers| {
+                            streams.push((Arc::clone(&group.key), stream_id, feed.revision));
+                        });
+                        streams
+                    });
+                }
+                true
+            });
+        }
+        self.fall_behind(left.into_values().flatten());
+    }
+
+    /// Gives the synced watchers of a group on a stream a cursor at the first revision they missed.
+    fn fall_behind(
+        &mut self,
+        watchers: impl IntoIterator<Item = (Arc<GroupKey>, StreamId, Revision)>,
+    ) {
+        for (key, stream_id, first) in watchers {
             let watchers = self
                 .synced
                 .take_stream(&key, stream_id)
-                .expect("refused just now");
-            let stream = self.streams.get_mut(&stream_id).expect("refused just now");
+                .expect("seen in the groups just now");
+            let stream = self
+                .streams
+                .get_mut(&stream_id)
+                .expect("closing clears the groups");
             stream.unsynced += watchers.len();
             stream.put(&watchers, Place::Behind);
             stream.behind(first, &key, stream_id, watchers);

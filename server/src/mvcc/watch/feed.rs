@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Feed {
     pub(super) revision: Revision,
     pub(super) events: Vec<FeedEvent>,
+    /// Whether watchers that want previous pairs have to read this revision from history.
+    pub(super) lacks_previous: bool,
 }
 
 /// One event, and its encodings as far as somebody has asked for them.
@@ -33,6 +35,7 @@ impl Feed {
         let RevisionEvents {
             revision,
             mut events,
+            lacks_previous,
         } = events;
         if events.len() > 1 {
             settle_previous(&mut events);
@@ -40,6 +43,7 @@ impl Feed {
         Self {
             revision,
             events: events.into_iter().map(FeedEvent::new).collect(),
+            lacks_previous,
         }
     }
 
@@ -213,6 +217,7 @@ mod tests {
         let feed = Feed::new(RevisionEvents {
             revision: Revision::new(5),
             events,
+            lacks_previous: false,
         });
         let previous: Vec<_> = decoded(&feed)
             .into_iter()
@@ -231,6 +236,7 @@ mod tests {
         let feed = Feed::new(RevisionEvents {
             revision: Revision::new(5),
             events,
+            lacks_previous: false,
         });
         assert!(decoded(&feed).iter().all(|event| event.prev_kv.is_none()));
     }

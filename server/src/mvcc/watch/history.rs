@@ -139,6 +139,7 @@ impl Reader<'_> {
             _ => self.events.push(RevisionEvents {
                 revision,
                 events: vec![event],
+                lacks_previous: false,
             }),
         }
     }

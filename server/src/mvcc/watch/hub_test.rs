@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ids::{Revision, WatchId},
-    mvcc::Interval,
+    mvcc::{Interval, round::PREVIOUS_BYTES_MAX},
 };
 
 fn everything(start: i64, prev_kv: bool) -> WatchRequest {
@@ -97,6 +97,58 @@ fn history_reads_as_it_was_seen_live() {
         let stream = store.hub.open();
         stream.create(everything(1, prev_kv == 1));
         assert_eq!(&events_until(&stream, last), seen);
+    }
+}
+
+/// A delete of more than memory holds must neither stop apply nor cost watchers their previous
+/// pairs.
+#[test]
+fn a_delete_keeps_little_of_what_it_deletes_and_watchers_read_it_from_history() {
+    const KEYS: usize = 20;
+    let value = "v".repeat(2 * PREVIOUS_BYTES_MAX / KEYS);
+    let mut store = TestStore::new();
+    for key in 0..KEYS {
+        store.put(&format!("k{key:02}"), &value);
+    }
+    let mut round = store.store.begin_round();
+    let mut txn = round.txn();
+    let deleted = txn
+        .delete_range(&Interval::everything(), false)
+        .expect("a healthy disk");
+    assert_eq!((deleted.keys, deleted.previous.len()), (KEYS, 0));
+    let last = txn.end().expect("a healthy disk");
+    assert!(round.bytes() < 8 << 10, "rows are keys: {}", round.bytes());
+    drop(round);
+
+    let stream = store.hub.open();
+    for prev_kv in [false, true] {
+        stream.create(everything(0, prev_kv));
+    }
+    store.txn(|txn| {
+        let deleted = txn.delete_range(&Interval::everything(), false);
+        assert_eq!(deleted.expect("a healthy disk").keys, KEYS);
+    });
+    store.put("after", "");
+    let mut seen: [Vec<mvccpb::Event>; 2] = Default::default();
+    while seen.iter().any(|events| events.len() <= KEYS) {
+        if let Delivery::Events {
+            options, events, ..
+        } = next(&stream).expect("nobody stops the hub")
+        {
+            let events = events.iter().cloned().map(mvccpb::Event::decode);
+            seen[usize::from(options.prev_kv)].extend(events.map(|event| event.expect("sound")));
+        }
+    }
+    for (prev_kv, seen) in seen.iter().enumerate() {
+        let (after, deleted) = seen.split_last().expect("seen above");
+        assert_eq!(after.kv.as_ref().map(|kv| &kv.key[..]), Some(&b"after"[..]));
+        for (number, event) in deleted.iter().enumerate() {
+            let kv = event.kv.as_ref().expect("an event has a key");
+            assert_eq!(kv.key, format!("k{number:02}"));
+            assert_eq!(kv.mod_revision, last.get());
+            let previous = event.prev_kv.as_ref().map(|kv| kv.value.len());
+            assert_eq!(previous, (prev_kv == 1).then_some(value.len()));
+        }
     }
 }
 

@@ -21,7 +21,11 @@ use crate::{
 #[derive(Clone, Debug)]
 enum Step {
     /// Apply transactions; the hub hears of them with the next `Notify`.
-    Apply(Vec<Op>),
+    Apply {
+        ops: Vec<Op>,
+        /// The hub hears of them without the pairs before.
+        lacks_previous: bool,
+    },
     Notify,
     Create {
         stream: usize,
@@ -83,7 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
         (1i64..5).prop_map(Start::Ahead)
     ];
     prop_oneof![
-        8 => proptest::collection::vec(op(), 1..4).prop_map(Step::Apply),
+        8 => (proptest::collection::vec(op(), 1..4), proptest::bool::weighted(0.1))
+            .prop_map(|(ops, lacks_previous)| Step::Apply { ops, lacks_previous }),
         8 => Just(Step::Notify),
         4 => (stream.clone(), 0u8..6, proptest::option::of(1u8..7), start, 0u8..8).prop_map(
             |(stream, from, to, start, options)| Step::Create { stream, from, to, start, options }
@@ -136,9 +141,23 @@ impl World {
         }
     }
 
+    fn apply(&mut self, ops: &[Op], lacks_previous: bool) {
+        let mut events = self.rig.apply(ops);
+        if let Some(events) = events.as_mut().filter(|_| lacks_previous) {
+            events.lacks_previous = true;
+            for event in &mut events.events {
+                event.previous = None;
+            }
+        }
+        self.unpublished.extend(events);
+    }
+
     fn step(&mut self, step: Step) {
         match step {
-            Step::Apply(ops) => self.unpublished.extend(self.rig.apply(&ops)),
+            Step::Apply {
+                ops,
+                lacks_previous,
+            } => self.apply(&ops, lacks_previous),
             Step::Notify => self.rig.core.notify(std::mem::take(&mut self.unpublished)),
             Step::Create {
                 stream,

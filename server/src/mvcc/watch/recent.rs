@@ -25,7 +25,8 @@ impl Recent {
         self.bytes = 0;
     }
 
-    /// Adds the next revision and lets the oldest go.
+    /// Adds the next revision and lets the oldest go. One that does not have all that a watcher may
+    /// want is for the disk, and so is what was before it.
     pub(super) fn push(&mut self, feed: Feed) {
         if let Some(last) = self.feeds.back() {
             assert_eq!(
@@ -33,6 +34,10 @@ impl Recent {
                 feed.revision,
                 "recent revisions have no gap"
             );
+        }
+        if feed.lacks_previous {
+            self.clear();
+            return;
         }
         self.bytes += feed.bytes();
         self.feeds.push_back(feed);

@@ -80,7 +80,11 @@ impl Rig {
         if events.is_empty() {
             return None;
         }
-        let events = RevisionEvents { revision, events };
+        let events = RevisionEvents {
+            revision,
+            events,
+            lacks_previous: false,
+        };
         self.log.push(events.clone());
         Some(events)
     }

@@ -77,5 +77,5 @@ pub(crate) fn put(txn: &mut WriteTxn<'_>, key: &str, value: &str) {
 
 pub(crate) fn delete(txn: &mut WriteTxn<'_>, key: &str) {
     let interval = Interval::single(Bytes::from(key.to_owned()));
-    txn.delete_range(&interval).expect("a healthy disk");
+    txn.delete_range(&interval, false).expect("a healthy disk");
 }
