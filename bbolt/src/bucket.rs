@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Problem, shown};
 use crate::file::File;
-use crate::page::{Kind, Page};
+use crate::page::{BUCKET_BYTES, Kind, Page};
 
 /// A tree of keys with values, or with buckets of their own. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -293,9 +293,6 @@ fn parse_bucket(value: &Bytes, id: u64) -> Result<Root, Option<Problem>> {
         _ => Err(None),
     }
 }
-
-/// Root page and sequence number of a bucket.
-const BUCKET_BYTES: usize = 16;
 
 /// A page refers to at least two others, so a tree of 64-bit numbers is not deeper.
 const DEPTH_MAX: usize = 64;

@@ -18,6 +18,9 @@
 //! # }
 //! ```
 //!
+//! [`Measure`] and [`Writer`] write a file in order, from its first byte to its last, of sorted
+//! input of any size: it need not be a file on disk, and nothing is held but a few pages.
+//!
 //! A file that another process writes to while it is read gives errors, never wrong data from
 //! pages of two moments: bbolt's own lock is not taken, so whoever opens a file sees to that.
 //!
@@ -28,9 +31,16 @@ mod check;
 mod error;
 mod file;
 mod meta;
+mod node;
 mod page;
+mod tree;
+mod writer;
 
 pub use bucket::{Bucket, Entries, Entry, Pairs};
 pub use check::Summary;
 pub use error::{Error, Problem};
 pub use file::{Buckets, File};
+pub use writer::{Measure, Plan, Sink, WriteError, Writer};
+
+#[cfg(test)]
+mod tests;

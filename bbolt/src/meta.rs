@@ -81,6 +81,30 @@ impl Meta {
             && meta.pages.checked_mul(page_size.into()).is_some();
         is_within.then_some(meta).ok_or(MetaProblem::Bounds)
     }
+
+    /// The meta page with its page header; the rest of the page means nothing.
+    pub(crate) fn encode(&self, index: u64) -> [u8; META_BYTES] {
+        let mut bytes = [0; META_BYTES];
+        let header = Header {
+            id: index,
+            flags: META_FLAG,
+            count: 0,
+            overflow: 0,
+        };
+        let (head, body) = bytes.split_at_mut(HEADER_BYTES);
+        head.copy_from_slice(&header.encode());
+        for (at, word) in [(0, MAGIC), (4, VERSION), (8, self.page_size)] {
+            body[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        let freelist = self.freelist.unwrap_or(NO_FREELIST);
+        let words = [(16, self.root), (32, freelist), (40, self.pages)];
+        for (at, word) in words.into_iter().chain([(48, self.transaction)]) {
+            body[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        let checksum = fnv1a(&body[..56]);
+        body[56..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
 }
 
 fn chunk<const N: usize>(body: &[u8], at: usize) -> [u8; N] {
@@ -90,7 +114,7 @@ fn chunk<const N: usize>(body: &[u8], at: usize) -> [u8; N] {
 }
 
 /// The 64-bit FNV-1a hash, which Go calls `fnv.New64a`.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

@@ -24,6 +24,9 @@ pub(crate) const FREELIST_FLAG: u16 = 0x10;
 /// The flag of a leaf's element whose value is a bucket.
 pub(crate) const BUCKET_FLAG: u32 = 0x01;
 
+/// Root page and sequence number of a bucket.
+pub(crate) const BUCKET_BYTES: usize = 16;
+
 /// What every page begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -43,6 +46,15 @@ impl Header {
             count: u16::from_le_bytes([k, l]),
             overflow: u32::from_le_bytes([m, n, o, p]),
         }
+    }
+
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..8].copy_from_slice(&self.id.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.flags.to_le_bytes());
+        bytes[10..12].copy_from_slice(&self.count.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.overflow.to_le_bytes());
+        bytes
     }
 }
 
