@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::{io::BufReader, net::TcpStream};
 
 pub(crate) const PUT: &str = "/etcdserverpb.KV/Put";
 pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -24,6 +24,8 @@ pub(crate) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 /// Receive windows: wide enough that a list never waits for the generator's window updates.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// What is read from the kernel at once.
+const READ_BYTES: usize = 128 << 10;
 /// A server that takes longer than this to accept is not going to be measured.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Length of gRPC's frame prefix: one byte of flags, four of length.
@@ -60,6 +62,8 @@ impl Connection {
     pub(crate) async fn open(endpoint: &str) -> Result<Self> {
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await??;
         tcp.set_nodelay(true)?;
+        // h2 asks for a frame at a time; the kernel is asked for what has come.
+        let tcp = BufReader::with_capacity(READ_BYTES, tcp);
         let (requests, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

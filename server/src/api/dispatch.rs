@@ -19,7 +19,7 @@ use trilith_proto::server::maintenance_server::MaintenanceServer;
 use trilith_proto::server::watch_server::WatchServer;
 
 use super::header::HeaderSource;
-use super::large_reply::with_held_body;
+use super::list_body::with_held_body;
 use super::metadata;
 use super::status::{not_yet, status, with_grpc_go_refusal};
 use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchService};

@@ -8,13 +8,14 @@ use trilith_proto::wire;
 
 use super::header::HeaderSource;
 use super::large_reply;
+use super::list::Lister;
 use super::range_stream::{self, RangeStream};
 use super::status::status;
 use super::validate;
 use crate::apply::{self, Applied, Reply};
 use crate::error::{Code, RequestError};
 use crate::ids::Revision;
-use crate::mvcc::{End, MvccError, RangeQuery, Store};
+use crate::mvcc::{End, MvccError, RangeQuery, ReadTxn, Store};
 use crate::propose::Proposer;
 use crate::read::Reader;
 
@@ -46,9 +47,18 @@ impl Kv for KvService {
         let request = request.into_inner();
         let query = validate::range(&request).map_err(status)?;
         self.confirm(!request.serializable).await.map_err(status)?;
-        let mut response = self.read(&query).map_err(status)?;
-        self.header.fill(&mut response.header);
-        large_reply::reply(response)
+        let read = self.store.read();
+        let is_short = query.interval.end == End::Single
+            || (query.looks_at_most(INLINE_KEYS_MAX) && query.revision <= 0);
+        if is_short || query.count_only || !query.is_in_key_order() {
+            let mut response = range(&read, &query, is_short).map_err(status)?;
+            self.header.fill(&mut response.header);
+            return large_reply::reply(response);
+        }
+        let header = self.header.at(read.revision().get());
+        let lister = Lister::new(read, &query);
+        // A long scan would keep everything else on this worker thread waiting.
+        tokio::task::block_in_place(|| large_reply::list(lister, query.limit, header))
     }
 
     type RangeStreamStream = RangeStream;
@@ -61,8 +71,13 @@ impl Kv for KvService {
         let query = validate::range_stream(&request).map_err(status)?;
         self.confirm(!request.serializable).await.map_err(status)?;
         let read = self.store.read();
-        let stream = range_stream::stream(read, query, self.header.clone(), self.request_bytes_max);
-        Ok(Response::new(stream))
+        let header = self.header.clone();
+        Ok(range_stream::stream(
+            read,
+            &query,
+            Box::new(move |revision| header.at(revision)),
+            self.request_bytes_max,
+        ))
     }
 
     async fn put(
@@ -169,28 +184,28 @@ impl KvService {
             Ok(())
         }
     }
+}
 
-    fn read(&self, query: &RangeQuery) -> Result<wire::RangeResponse, RequestError> {
-        let read = self.store.read();
-        let short = query.interval.end == End::Single
-            || (query.looks_at_most(INLINE_KEYS_MAX) && query.revision <= 0);
-        let found = if short {
-            read.range(query)
-        } else {
-            // A long scan would keep everything else on this worker thread waiting.
-            tokio::task::block_in_place(|| read.range(query))
-        };
-        let found = found.map_err(refused)?;
-        Ok(wire::RangeResponse {
-            header: Some(pb::ResponseHeader {
-                revision: found.revision.get(),
-                ..pb::ResponseHeader::default()
-            }),
-            kvs: found.kvs,
-            more: found.more,
-            count: found.count,
-        })
-    }
+fn range(
+    read: &ReadTxn,
+    query: &RangeQuery,
+    is_short: bool,
+) -> Result<wire::RangeResponse, RequestError> {
+    let found = if is_short {
+        read.range(query)
+    } else {
+        tokio::task::block_in_place(|| read.range(query))
+    };
+    let found = found.map_err(refused)?;
+    Ok(wire::RangeResponse {
+        header: Some(pb::ResponseHeader {
+            revision: found.revision.get(),
+            ..pb::ResponseHeader::default()
+        }),
+        kvs: found.kvs,
+        more: found.more,
+        count: found.count,
+    })
 }
 
 /// Whether no operation or compare of a transaction that only reads goes over a range.

@@ -1,25 +1,74 @@
 //! Sends a large range reply without a second copy of it.
 //!
 //! tonic encodes a reply whole before its first byte goes out, so a list of 100 MiB takes twice
-//! that. Here the rows stay as they were read, become frames as the connection takes them, and are
-//! freed as they go. A reply travels from its service to the dispatch as an extension of the
-//! response.
-
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+//! that. Here the rows go out as they were read, and are freed as they go. gRPC wants to know the
+//! length of a message before its first byte: a reply larger than [`HELD_BYTES_MAX`] is read twice,
+//! once to measure it and once to send it, and never held as a whole.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use parking_lot::Mutex;
 use prost::Message as _;
-use prost::encoding::{encode_varint, encoded_len_varint};
-use tonic::body::Body;
+use prost::encoding::encode_varint;
 use tonic::{Response as Reply, Status};
+use trilith_proto::etcdserverpb::ResponseHeader;
 use trilith_proto::wire::RangeResponse;
 
-use crate::limits::GRPC_SEND_BYTES_MAX;
+use super::kv::refused;
+use super::list::{Lister, ROW_TAG, row_length};
+use super::list_body::{self, Parts, message_length};
+use super::status::status;
+use crate::mvcc::MvccError;
+
+/// The reply with at most `limit` rows of `lister`, all without one. May block.
+///
+/// # Errors
+///
+/// When the range cannot be read, or is longer than gRPC clients take, in grpc-go's words.
+pub(super) fn list(
+    lister: Lister,
+    limit: i64,
+    header: ResponseHeader,
+) -> Result<Reply<RangeResponse>, Status> {
+    list_holding(lister, limit, header, HELD_BYTES_MAX)
+}
+
+/// As [`list`], with a bound on what is held.
+pub(super) fn list_holding(
+    mut lister: Lister,
+    limit: i64,
+    header: ResponseHeader,
+    held_max: usize,
+) -> Result<Reply<RangeResponse>, Status> {
+    let refused = |error: MvccError| status(refused(error));
+    let keys_max = if limit <= 0 { i64::MAX } else { limit };
+    let all = lister.clone();
+    let held = lister.next(keys_max, held_max).map_err(refused)?;
+    let mut rest = Measured::default();
+    let mut more = held.more;
+    if more && held.keys < keys_max {
+        let left = keys_max - held.keys;
+        (rest.keys, rest.bytes, more) = lister.clone().measure(left).map_err(refused)?;
+    }
+    let count = if more {
+        all.count_left().map_err(refused)?
+    } else {
+        held.keys + rest.keys
+    };
+    let ends = Ends::new(header, more, count);
+    let mut frames = vec![ends.opening(held.bytes + rest.bytes)?];
+    frames.extend(held.segments);
+    let mut rest = Rest {
+        lister,
+        left: rest,
+        closing: Some(ends.closing()),
+    };
+    let parts = if rest.left.keys > 0 {
+        Some(rest)
+    } else {
+        frames.extend(rest.closing.take().filter(|closing| !closing.is_empty()));
+        None
+    };
+    Ok(list_body::reply(RangeResponse::default(), frames, parts))
+}
 
 /// The reply with `response`; a large one keeps its rows out of the message.
 ///
@@ -27,83 +76,117 @@ use crate::limits::GRPC_SEND_BYTES_MAX;
 ///
 /// When it is longer than gRPC clients take, in grpc-go's words.
 pub(super) fn reply(mut response: RangeResponse) -> Result<Reply<RangeResponse>, Status> {
-    let rows = response.kvs.iter().map(|row| row.len()).sum::<usize>();
-    if rows < LARGE_BYTES {
+    let bytes = response.kvs.iter().map(|row| row_length(row)).sum();
+    if bytes < LARGE_BYTES {
         return Ok(Reply::new(response));
     }
-    let kvs = std::mem::take(&mut response.kvs);
-    let tail = RangeResponse {
-        more: response.more,
-        count: response.count,
-        ..Default::default()
+    let rows = std::mem::take(&mut response.kvs).into_iter();
+    let header = response.header.take().unwrap_or_default();
+    let ends = Ends::new(header, response.more, response.count);
+    let frames = vec![ends.opening(bytes)?];
+    let rows = Rows {
+        rows,
+        closing: Some(ends.closing()),
     };
-    let head = RangeResponse {
-        header: response.header.take(),
-        ..Default::default()
-    };
-    let rows = kvs.iter().map(row_length).sum::<usize>();
-    let length = head.encoded_len() + rows + tail.encoded_len();
-    if length > GRPC_SEND_BYTES_MAX {
-        let text =
-            format!("trying to send message larger than max ({length} vs. {GRPC_SEND_BYTES_MAX})");
-        return Err(Status::resource_exhausted(text));
-    }
-    let body = LargeBody {
-        length: u32::try_from(length).expect("it was compared with a signed 32-bit bound"),
-        head: Some(head),
-        rows: kvs.into_iter(),
-        tail: Some(tail),
-        is_over: false,
-    };
-    let mut reply = Reply::new(RangeResponse::default());
-    reply
-        .extensions_mut()
-        .insert(Held(Arc::new(Mutex::new(Some(body)))));
-    Ok(reply)
+    Ok(list_body::reply(
+        RangeResponse::default(),
+        frames,
+        Some(rows),
+    ))
 }
 
-/// Gives a response the body that its service left beside it, if it did.
-pub(super) fn with_held_body(mut response: Response<Body>) -> Response<Body> {
-    let Some(Held(held)) = response.extensions_mut().remove::<Held>() else {
-        return response;
-    };
-    match held.lock().take() {
-        Some(body) => response.map(|_placeholder| Body::new(body)),
-        None => response,
-    }
+/// What stands before and behind the rows of a reply.
+struct Ends {
+    head: RangeResponse,
+    tail: RangeResponse,
 }
 
-/// A body on its way to the dispatch; extensions have to be cloneable, and a body is sent once.
-#[derive(Clone)]
-struct Held(Arc<Mutex<Option<LargeBody>>>);
-
-/// A gRPC message of one range response, as frames, and the trailers behind it.
-struct LargeBody {
-    /// Of the message, in bytes.
-    length: u32,
-    /// The fields before the rows; taken by the first frame.
-    head: Option<RangeResponse>,
-    rows: std::vec::IntoIter<Bytes>,
-    /// The fields behind the rows; taken by the last frame.
-    tail: Option<RangeResponse>,
-    is_over: bool,
-}
-
-impl LargeBody {
-    /// The next frame of the message; `None` when it is complete.
-    fn next_frame(&mut self) -> Option<Bytes> {
-        self.tail.as_ref()?;
-        let mut frame = BytesMut::with_capacity(FRAME_BYTES);
-        if let Some(head) = self.head.take() {
-            frame.put_u8(UNCOMPRESSED);
-            frame.put_u32(self.length);
-            head.encode_raw(&mut frame);
+impl Ends {
+    fn new(header: ResponseHeader, more: bool, count: i64) -> Self {
+        Self {
+            head: RangeResponse {
+                header: Some(header),
+                ..RangeResponse::default()
+            },
+            tail: RangeResponse {
+                more,
+                count,
+                ..RangeResponse::default()
+            },
         }
-        while frame.len() < FRAME_BYTES {
+    }
+
+    /// The begin of a message whose rows take `bytes`.
+    fn opening(&self, bytes: usize) -> Result<Bytes, Status> {
+        let length = self.head.encoded_len() + bytes + self.tail.encoded_len();
+        let mut opening = BytesMut::new();
+        list_body::open_message(message_length(length)?, &mut opening);
+        self.head.encode_raw(&mut opening);
+        Ok(opening.freeze())
+    }
+
+    /// Its end; empty when no field of it is set.
+    fn closing(&self) -> Bytes {
+        self.tail.encode_to_vec().into()
+    }
+}
+
+/// What was not held: how many keys, and the bytes that they will take.
+#[derive(Clone, Copy, Default)]
+struct Measured {
+    keys: i64,
+    bytes: usize,
+}
+
+/// The rows that were measured and not held, read again.
+struct Rest {
+    lister: Lister,
+    left: Measured,
+    closing: Option<Bytes>,
+}
+
+impl Parts for Rest {
+    fn next(&mut self) -> Result<Option<Vec<Bytes>>, Status> {
+        if self.closing.is_none() {
+            return Ok(None);
+        }
+        let piece = self.lister.next(self.left.keys, PART_BYTES);
+        let piece = piece.map_err(|error| status(refused(error)))?;
+        self.left.keys -= piece.keys;
+        // The view is the same, so the rows are: a message of another length than was said would
+        // be read as something else.
+        let left = self.left.bytes.checked_sub(piece.bytes);
+        self.left.bytes = left.ok_or_else(changed)?;
+        let mut frames = piece.segments;
+        if self.left.keys == 0 || !piece.more {
+            if self.left.bytes != 0 || self.left.keys != 0 {
+                return Err(changed());
+            }
+            frames.extend(self.closing.take());
+        }
+        Ok(Some(frames))
+    }
+}
+
+fn changed() -> Status {
+    Status::data_loss("a range was of another length when it was read again")
+}
+
+/// Rows that were sorted or picked, which needs all of them at once.
+struct Rows {
+    rows: std::vec::IntoIter<Bytes>,
+    closing: Option<Bytes>,
+}
+
+impl Parts for Rows {
+    fn next(&mut self) -> Result<Option<Vec<Bytes>>, Status> {
+        if self.closing.is_none() {
+            return Ok(None);
+        }
+        let mut frame = BytesMut::with_capacity(ROWS_FRAME_BYTES);
+        while frame.len() < ROWS_FRAME_BYTES {
             let Some(row) = self.rows.next() else {
-                if let Some(tail) = self.tail.take() {
-                    tail.encode_raw(&mut frame);
-                }
+                frame.extend(self.closing.take());
                 break;
             };
             frame.reserve(row_length(&row));
@@ -111,95 +194,18 @@ impl LargeBody {
             encode_varint(row.len() as u64, &mut frame);
             frame.put_slice(&row);
         }
-        Some(frame.freeze())
+        Ok(Some(vec![frame.freeze()]))
     }
 }
-
-impl HttpBody for LargeBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(frame) = self.next_frame() {
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
-        }
-        if std::mem::replace(&mut self.is_over, true) {
-            return Poll::Ready(None);
-        }
-        let mut trailers = HeaderMap::new();
-        trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_over
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
-    }
-}
-
-/// What a row takes in the message.
-fn row_length(row: &Bytes) -> usize {
-    1 + encoded_len_varint(row.len() as u64) + row.len()
-}
-
-/// Tag of `RangeResponse.kvs`: field 2, with a length in front.
-const ROW_TAG: u8 = 2 << 3 | 2;
-
-/// First byte of a gRPC message that is not compressed.
-const UNCOMPRESSED: u8 = 0;
 
 /// Below this a copy costs less than the detour.
 const LARGE_BYTES: usize = 256 * 1024;
 
-/// About what a frame holds: a few HTTP/2 frames.
-const FRAME_BYTES: usize = 32 * 1024;
+/// About what is sent at once of rows that are there already.
+const ROWS_FRAME_BYTES: usize = 256 * 1024;
 
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt as _;
-    use trilith_proto::etcdserverpb::ResponseHeader;
+/// What one reply may hold of its rows.
+const HELD_BYTES_MAX: usize = 32 << 20;
 
-    use super::*;
-
-    fn response(rows: usize) -> RangeResponse {
-        RangeResponse {
-            header: Some(ResponseHeader {
-                revision: 7,
-                ..Default::default()
-            }),
-            kvs: (0..rows)
-                .map(|n| Bytes::from(vec![n as u8; 1000 + n]))
-                .collect(),
-            more: true,
-            count: 1 << 40,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_large_reply_is_the_same_message_in_frames() {
-        let expected = response(400);
-        let mut reply = reply(expected.clone()).unwrap();
-        let held = reply.extensions_mut().remove::<Held>().unwrap();
-        let mut http = Response::new(Body::empty());
-        http.extensions_mut().insert(held);
-        let collected = with_held_body(http).into_body().collect().await.unwrap();
-        assert_eq!(collected.trailers().unwrap()[Status::GRPC_STATUS], "0");
-        let bytes = collected.to_bytes();
-        let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap());
-        assert_eq!((bytes[0], length as usize), (0, bytes.len() - 5));
-        assert_eq!(bytes.slice(5..), expected.encode_to_vec());
-    }
-
-    #[test]
-    fn a_small_reply_takes_the_common_way() {
-        let mut reply = reply(response(3)).unwrap();
-        assert!(reply.extensions_mut().remove::<Held>().is_none());
-        assert_eq!(reply.into_inner(), response(3));
-    }
-}
+/// About what is read at once of the rest: while it is sent, the next is read.
+const PART_BYTES: usize = 1 << 20;

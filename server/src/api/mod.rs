@@ -9,6 +9,8 @@ mod header;
 mod kv;
 mod large_reply;
 mod lease;
+mod list;
+mod list_body;
 mod listener;
 mod maintenance;
 mod metadata;
@@ -17,6 +19,9 @@ mod range_stream;
 mod status;
 mod validate;
 mod watch;
+
+#[cfg(test)]
+mod list_tests;
 
 pub use cluster::ClusterService;
 pub use dispatch::Services;

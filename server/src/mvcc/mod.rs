@@ -56,5 +56,6 @@ pub use range::{RangeQuery, RangeResult, SortOrder, SortTarget};
 pub use read_txn::ReadTxn;
 pub use record::{Address, Fields, KeyValue, Kind, Row};
 pub use round::Round;
+pub use source::Visitor;
 pub use store::{NEVER_COMPACTED, Published, Store};
 pub use write_txn::{Deleted, WriteTxn};

@@ -105,7 +105,13 @@ impl RangeQuery {
     /// Whether it looks at no more than `keys` keys and their count, rather than at its interval:
     /// a filter or a sort has to see all of that.
     pub fn looks_at_most(&self, keys: i64) -> bool {
-        (1..=keys).contains(&self.limit) && !self.has_filters() && self.is_sorted_as_stored()
+        (1..=keys).contains(&self.limit) && self.is_in_key_order()
+    }
+
+    /// Whether its answer is its interval in order of keys, as far as the limit goes: it needs no
+    /// row to know whether another one belongs to it.
+    pub fn is_in_key_order(&self) -> bool {
+        !self.has_filters() && self.is_sorted_as_stored()
     }
 
     fn is_sorted_as_stored(&self) -> bool {

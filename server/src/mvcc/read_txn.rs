@@ -8,9 +8,10 @@ use crate::{
     ids::{Index, LeaseId, Revision},
     mvcc::{
         error::MvccError,
+        interval::Interval,
         range::{self, RangeQuery, RangeResult},
         record::KeyValue,
-        source::Source,
+        source::{Source, Visitor},
         store::Published,
     },
     storage::{Family, StorageError, View, schema},
@@ -55,6 +56,30 @@ impl ReadTxn {
     pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, MvccError> {
         let compacted = self.compact_revision().get();
         range::run(self.source(), query, self.revision().get(), compacted)
+    }
+
+    /// Visits the encoded `KeyValue`s of `interval` at `revision` in order of their keys, until the
+    /// visitor breaks off. `goes_on` says that much of the same range was visited before: then the
+    /// block cache is left to others.
+    ///
+    /// # Errors
+    ///
+    /// A revision that was compacted or does not exist yet.
+    pub fn visit(
+        &self,
+        interval: &Interval,
+        revision: i64,
+        goes_on: bool,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), MvccError> {
+        let compacted = self.compact_revision().get();
+        let at = range::resolve(revision, self.revision().get(), compacted)?;
+        if goes_on {
+            self.source().visit_beside_cache(interval, at, visitor)?;
+        } else {
+            self.source().visit(interval, at, visitor)?;
+        }
+        Ok(())
     }
 
     /// One key as it is now.

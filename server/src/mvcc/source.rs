@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     mvcc::{count, history, interval::Interval, overlay::Overlay, record::Row},
-    storage::{Family, StorageError, View},
+    storage::{Family, Scan, StorageError, View},
 };
 
 /// A living key as `current` has it.
@@ -24,7 +24,7 @@ pub(super) type LivingVisitor<'a> =
     dyn FnMut(Living<'_>) -> Result<ControlFlow<()>, StorageError> + 'a;
 
 /// Receives encoded `KeyValue`s in key order, until it breaks off.
-pub(super) type Visitor<'a> = dyn FnMut(&[u8]) -> Result<ControlFlow<()>, StorageError> + 'a;
+pub type Visitor<'a> = dyn FnMut(&[u8]) -> Result<ControlFlow<()>, StorageError> + 'a;
 
 /// A published view, and on top of it what the round under way has changed (readers have none).
 #[derive(Clone, Copy)]
@@ -54,8 +54,30 @@ impl Source<'_> {
                 let mut kv_only = |living: Living<'_>| visitor(living.kv);
                 visit_over(self.view, overlay, interval, revision, &mut kv_only)
             }
-            None => visit_current(self.view, interval, visitor),
+            None => {
+                let (lower, upper) = interval.bounds();
+                let rows = self.view.scan(Family::Current, &lower, upper.as_deref());
+                visit_current(rows, visitor)
+            }
         }
+    }
+
+    /// As [`Source::visit`], for a later part of a long range. Of the past, and with changes of a
+    /// round, it is the same.
+    pub(super) fn visit_beside_cache(
+        &self,
+        interval: &Interval,
+        revision: i64,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), StorageError> {
+        if interval.is_empty() || revision < self.published || self.overlay.is_some() {
+            return self.visit(interval, revision, visitor);
+        }
+        let (lower, upper) = interval.bounds();
+        let rows = self
+            .view
+            .scan_beside_cache(Family::Current, &lower, upper.as_deref());
+        visit_current(rows, visitor)
     }
 
     /// Visits the keys of `interval` that live after all changes so far, in order.
@@ -112,13 +134,7 @@ impl Source<'_> {
     }
 }
 
-fn visit_current(
-    view: &View,
-    interval: &Interval,
-    visitor: &mut Visitor<'_>,
-) -> Result<(), StorageError> {
-    let (lower, upper) = interval.bounds();
-    let mut rows = view.scan(Family::Current, &lower, upper.as_deref());
+fn visit_current(mut rows: Scan<'_>, visitor: &mut Visitor<'_>) -> Result<(), StorageError> {
     while let Some((_, value)) = rows.next()? {
         let (_, row) = Row::parse_current(value)?;
         if visitor(row.kv)?.is_break() {

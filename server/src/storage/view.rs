@@ -53,6 +53,27 @@ impl View {
         self.start(family, lower, upper, Direction::Forward)
     }
 
+    /// As [`View::scan`], for rows that nobody will read again soon: they do not go into the block
+    /// cache, and are read ahead.
+    pub fn scan_beside_cache(
+        &self,
+        family: Family,
+        lower: &[u8],
+        upper: Option<&[u8]>,
+    ) -> Scan<'_> {
+        let mut rows = self.rows(family, lower, upper, Direction::Forward, false);
+        rows.seek(lower);
+        Scan {
+            rows,
+            direction: Direction::Forward,
+            fresh: true,
+            cached_bytes: usize::MAX,
+            family,
+            upper: None,
+            view: self,
+        }
+    }
+
     /// As [`View::scan`], from the last row down.
     pub fn scan_reverse(&self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Scan<'_> {
         self.start(family, lower, upper, Direction::Reverse)
@@ -93,6 +114,9 @@ impl View {
         self.pinned
             .with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
         read.fill_cache(fill_cache);
+        if !fill_cache {
+            read.set_readahead_size(READAHEAD_BYTES);
+        }
         if direction == Direction::Reverse {
             read.set_iterate_lower_bound(lower);
         }
@@ -203,6 +227,9 @@ impl fmt::Debug for Scan<'_> {
             .finish_non_exhaustive()
     }
 }
+
+/// What a scan beside the cache asks the disk for at once.
+const READAHEAD_BYTES: usize = 256 << 10;
 
 /// What one scan may put into the block cache: a page of a list, not a list; a small part of
 /// the default cache.
