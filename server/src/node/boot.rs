@@ -45,6 +45,8 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     let fsync = !config.unsafe_no_fsync;
     let found = data_dir.identity()?;
     let is_new = found.is_none();
+    // Opening the log may write to it, as torn ends are cut: what can be refused is refused first.
+    Backend::check_directory(&data_dir.state())?;
     let identity = match found {
         Some(identity) => identity,
         None => create(config, &data_dir)?,

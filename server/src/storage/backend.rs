@@ -69,6 +69,16 @@ self_cell! {
 }
 
 impl Backend {
+    /// Refuses what [`Backend::open`] would refuse of `dir` before it looks into the database.
+    /// Writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// For a directory that holds something else, or a newer format.
+    pub fn check_directory(dir: &Path) -> Result<(), StorageError> {
+        is_marked(dir).map(drop)
+    }
+
     /// Opens the state in `dir`, or makes an empty one if `dir` is empty or missing.
     ///
     /// # Errors
@@ -333,22 +343,11 @@ impl fmt::Debug for Backend {
 
 /// Checks what lies in `dir` before RocksDB may touch it, and marks an empty one as ours.
 fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
-    let mark = dir.join(FORMAT_FILE);
-    match fs::read_to_string(&mark) {
-        Ok(text) => return check_format(dir, &text),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(StorageError::directory("read", mark, &error)),
+    if is_marked(dir)? {
+        return Ok(());
     }
     fs::create_dir_all(dir).map_err(|error| StorageError::directory("create", dir, &error))?;
-    let mut names =
-        fs::read_dir(dir).map_err(|error| StorageError::directory("list", dir, &error))?;
-    if names.any(|name| name.is_ok_and(|name| name.file_name() != FORMAT_TEMPORARY)) {
-        let reason = format!("it is not empty and has no file {FORMAT_FILE}");
-        return Err(StorageError::Foreign {
-            path: dir.to_owned(),
-            reason,
-        });
-    }
+    let mark = dir.join(FORMAT_FILE);
     let temporary = dir.join(FORMAT_TEMPORARY);
     write_durably(&temporary, format!("{FORMAT_NAME} {FORMAT}\n").as_bytes())
         .and_then(|()| fs::rename(&temporary, &mark))
@@ -358,6 +357,29 @@ fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
         Some(parent) if parent != Path::new("") => sync_directory(parent),
         _ => Ok(()),
     }
+}
+
+/// Whether `dir` is marked as a state that this program knows; if not, it is empty or missing.
+fn is_marked(dir: &Path) -> Result<bool, StorageError> {
+    let mark = dir.join(FORMAT_FILE);
+    match fs::read_to_string(&mark) {
+        Ok(text) => return check_format(dir, &text).map(|()| true),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(StorageError::directory("read", mark, &error)),
+    }
+    let mut names = match fs::read_dir(dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StorageError::directory("list", dir, &error)),
+    };
+    if names.any(|name| name.is_ok_and(|name| name.file_name() != FORMAT_TEMPORARY)) {
+        let reason = format!("it is not empty and has no file {FORMAT_FILE}");
+        return Err(StorageError::Foreign {
+            path: dir.to_owned(),
+            reason,
+        });
+    }
+    Ok(false)
 }
 
 fn check_format(dir: &Path, text: &str) -> Result<(), StorageError> {
