@@ -15,6 +15,8 @@ pub mod read;
 pub mod apply;
 pub mod member;
 
+pub mod snapshot;
+
 pub mod alarm;
 pub mod cluster;
 pub mod lease;

@@ -1,9 +1,7 @@
 //! The Maintenance service, as far as one member goes.
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use futures::Stream;
 use tonic::{Request, Response, Status};
 use trilith_proto::etcdserverpb as pb;
 use trilith_proto::etcdserverpb::alarm_request::AlarmAction;
@@ -13,6 +11,7 @@ use trilith_proto::server::maintenance_server::Maintenance;
 
 use super::header::HeaderSource;
 use super::kv::{refused, unexpected};
+use super::snapshot_stream::{SnapshotSlots, SnapshotStream};
 use super::status::{not_yet, status};
 use crate::alarm::Alarms;
 use crate::apply::Reply;
@@ -52,6 +51,8 @@ pub struct MaintenanceService {
     pub member: MemberHandle,
     /// `--quota-backend-bytes`; 0 is the default.
     pub quota_bytes: i64,
+    /// How many snapshots may be sent at once.
+    pub snapshots: SnapshotSlots,
 }
 
 #[tonic::async_trait]
@@ -121,17 +122,14 @@ impl Maintenance for MaintenanceService {
         }))
     }
 
-    type SnapshotStream =
-        Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send + 'static>>;
+    type SnapshotStream = SnapshotStream;
 
     async fn snapshot(
         &self,
         _request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(not_yet(
-            "Snapshot",
-            "stop the server and copy its data directory",
-        ))
+        let view = self.store.read().view().clone();
+        Ok(Response::new(self.snapshots.send(view)?))
     }
 
     async fn move_leader(

@@ -13,6 +13,7 @@ use crc32c::crc32c_append;
 use crate::{
     ids::Revision,
     mvcc::{
+        buckets::{BucketSink, KEY_BUCKET, META_BUCKET, RecordKey, UNHASHED, walk_buckets},
         compaction,
         error::MvccError,
         interval::Interval,
@@ -116,16 +117,12 @@ impl Store {
     /// Reads every row: not for async threads.
     pub fn hash_all(&self) -> Result<(u32, Revision), MvccError> {
         let read = self.read();
-        let mut hash = 0;
-        for &(bucket, family) in BUCKETS {
-            hash = crc32c_append(hash, bucket.as_bytes());
-            hash = match family {
-                Family::Revision => hash_every_row(read.view(), hash)?,
-                Family::Meta => hash_meta(read.view(), hash)?,
-                _ => hash_bucket(read.view(), family, hash)?,
-            };
-        }
-        Ok((hash, read.revision()))
+        let mut hasher = BucketHasher {
+            hash: 0,
+            bucket: "",
+        };
+        walk_buckets(read.view(), &mut hasher)?;
+        Ok((hasher.hash, read.revision()))
     }
 }
 
@@ -276,57 +273,32 @@ impl Superseded {
     }
 }
 
-fn hash_every_row(view: &View, mut hash: u32) -> Result<u32, StorageError> {
-    let mut rows = view.scan(Family::Revision, &[], None);
-    while let Some((key, value)) = rows.next()? {
-        let (main, sub) = schema::parse_revision_key(key)?;
-        hash = hash_record(hash, Address { main, sub }, &Row::parse(value)?);
-    }
-    Ok(hash)
+/// Bucket names, keys and values, one after the other.
+struct BucketHasher {
+    hash: u32,
+    bucket: &'static str,
 }
 
-fn hash_bucket(view: &View, family: Family, mut hash: u32) -> Result<u32, StorageError> {
-    let mut rows = view.scan(family, &[], None);
-    while let Some((key, value)) = rows.next()? {
-        hash = crc32c_append(crc32c_append(hash, key), value);
-    }
-    Ok(hash)
-}
+impl BucketSink for BucketHasher {
+    type Error = StorageError;
 
-/// etcd's bucket `meta`, without the three keys that its hash leaves out.
-fn hash_meta(view: &View, mut hash: u32) -> Result<u32, StorageError> {
-    use schema::meta;
-    if let Some(value) = view.get(Family::Meta, meta::CONF_STATE)? {
-        hash = crc32c_append(crc32c_append(hash, b"confState"), &value);
+    fn bucket(&mut self, name: &'static str) -> Result<(), StorageError> {
+        self.bucket = name;
+        self.hash = crc32c_append(self.hash, name.as_bytes());
+        Ok(())
     }
-    let revisions: [(&[u8], &[u8]); 2] = [
-        (b"finishedCompactRev", meta::COMPACT_FINISHED),
-        (b"scheduledCompactRev", meta::COMPACT_SCHEDULED),
-    ];
-    for (name, key) in revisions {
-        if let Some(value) = view.get(Family::Meta, key)? {
-            let main = schema::parse_i64(Family::Meta, &value)?;
-            let record = record_key(Address { main, sub: 0 });
-            hash = crc32c_append(crc32c_append(hash, name), &record);
+
+    fn pair(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        if self.bucket != META_BUCKET || !UNHASHED.contains(&key) {
+            self.hash = crc32c_append(crc32c_append(self.hash, key), value);
         }
+        Ok(())
     }
-    Ok(hash)
 }
 
 fn hash_record(hash: u32, address: Address, row: &Row<'_>) -> u32 {
-    let mut hash = crc32c_append(hash, &record_key(address));
-    if row.kind == Kind::Tombstone {
-        hash = crc32c_append(hash, b"t");
-    }
-    crc32c_append(hash, row.kv)
-}
-
-/// A revision as etcd writes it.
-fn record_key(address: Address) -> [u8; 17] {
-    let mut key = [b'_'; 17];
-    key[..8].copy_from_slice(&address.main.to_be_bytes());
-    key[9..].copy_from_slice(&address.sub.to_be_bytes());
-    key
+    let key = RecordKey::new(address, row.kind);
+    crc32c_append(crc32c_append(hash, key.bytes()), row.kv)
 }
 
 /// Bounds of the rows from main `first` to main `last`, both included.
@@ -336,22 +308,6 @@ fn rows_of(first: i64, last: i64) -> ([u8; 16], [u8; 16]) {
         schema::revision_key(last + 1, 0),
     )
 }
-
-const KEY_BUCKET: &str = "key";
-
-/// etcd's buckets in the order of their names, and our families for them.
-const BUCKETS: &[(&str, Family)] = &[
-    ("alarm", Family::Alarm),
-    ("auth", Family::Auth),
-    ("authRoles", Family::AuthRole),
-    ("authUsers", Family::AuthUser),
-    ("cluster", Family::Cluster),
-    (KEY_BUCKET, Family::Revision),
-    ("lease", Family::Lease),
-    ("members", Family::Member),
-    ("members_removed", Family::MemberRemoved),
-    ("meta", Family::Meta),
-];
 
 /// etcd keeps ten.
 const KEPT_MAX: usize = 10;

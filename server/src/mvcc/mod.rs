@@ -36,6 +36,7 @@ mod write_txn;
 
 mod load;
 
+mod buckets;
 mod count;
 mod hash;
 mod history;
@@ -47,6 +48,7 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use buckets::{BucketSink, storage_version, walk_buckets};
 pub use error::MvccError;
 pub use event::{Event, EventKind, RevisionEvents};
 pub use hash::KvHash;

@@ -235,7 +235,7 @@ pub(super) fn encode_applied(applied: Index, term: Term) -> [u8; 16] {
     value
 }
 
-fn parse_applied(value: &[u8]) -> Result<(Index, Term), StorageError> {
+pub(super) fn parse_applied(value: &[u8]) -> Result<(Index, Term), StorageError> {
     let value: [u8; 16] = value
         .try_into()
         .map_err(|_| StorageError::corrupt(Family::Meta, "applied is not 16 bytes long"))?;

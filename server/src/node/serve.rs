@@ -21,7 +21,7 @@ use super::sink::{Sink, ToRaft};
 use crate::alarm::Alarms;
 use crate::api::{
     ClusterService, ConnectionSettings, HeaderSource, KvService, LeaseService, MaintenanceService,
-    Reuse, Services, WatchService,
+    Reuse, Services, SnapshotSlots, WatchService,
 };
 use crate::apply::{Applied, Applier, Entry, State};
 use crate::cluster::Membership;
@@ -312,6 +312,7 @@ impl Node {
                 membership,
                 member: self.member.clone(),
                 quota_bytes: config.quota_backend_bytes,
+                snapshots: SnapshotSlots::default(),
             },
         }
     }

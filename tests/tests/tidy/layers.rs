@@ -3,13 +3,14 @@
 use crate::source::Source;
 
 /// Each module may use what is in the rows below its own, and nothing of its own row.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 10] = [
     &["main"],
     &["node"],
     &["api", "compactor", "corruption", "import"],
     &["propose", "read", "quota"],
     &["member", "peer", "apply"],
-    &["mvcc", "lease", "auth", "cluster", "alarm", "snapshot"],
+    &["snapshot"],
+    &["mvcc", "lease", "auth", "cluster", "alarm"],
     &["storage"],
     &["wait", "error", "metrics"],
     &["ids", "limits", "mutate"],

@@ -1,0 +1,6 @@
+//! The whole state in one file that etcd understands: a snapshot for backups, and for members that
+//! have fallen behind.
+
+mod export;
+
+pub use export::{Export, ExportError};
