@@ -1,7 +1,9 @@
 //! The state as a stream of blobs: etcd's `Snapshot`.
 //!
-//! A thread walks over the state and waits wherever the client is slow: the channel between them
-//! holds a few blobs. Nothing else waits for it, since it reads from a view of its own.
+//! A thread walks over the state and waits wherever the client is slow: the pipe between them
+//! holds a few blobs. Nothing else waits for it, since it reads from a view of its own. But what
+//! compactions remove stays on disk as long as the view, so a client that has stopped for good is
+//! given up.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -11,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::Semaphore;
 use tonic::Status;
+use trilith_bbolt::WriteError;
 use trilith_proto::etcdserverpb::SnapshotResponse;
 
+use super::blob_pipe::{Inlet, pipe};
 use super::status::status;
 use crate::error::RequestError;
 use crate::snapshot::{Export, ExportError};
@@ -25,50 +28,65 @@ use crate::storage::View;
 pub(super) type SnapshotStream =
     Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send + 'static>>;
 
+/// The receiving end of a snapshot, as its thread sees it.
+type Client = Inlet<SnapshotResponse>;
+
 /// Room for the snapshots that may be sent at once; clones share it.
 #[derive(Clone, Debug)]
-pub struct SnapshotSlots(Arc<Semaphore>);
+pub struct SnapshotSlots {
+    free: Arc<Semaphore>,
+    /// How long a client may take nothing before it is given up.
+    stall_max: Duration,
+}
 
 impl Default for SnapshotSlots {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(SNAPSHOTS_MAX)))
+        Self {
+            free: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+            stall_max: STALL_MAX,
+        }
     }
 }
 
 impl SnapshotSlots {
     /// Sends the state of one moment; it ends when the client ends the call.
     pub(super) fn send(&self, view: View) -> Result<SnapshotStream, Status> {
-        let slot = self.0.clone().try_acquire_owned();
+        let slot = self.free.clone().try_acquire_owned();
         let slot = slot.map_err(|_none_left| status(RequestError::TooManyRequests))?;
-        let (sender, receiver) = mpsc::channel(BLOBS_IN_FLIGHT_MAX);
-        tokio::task::spawn_blocking(move || run(view, sender, slot));
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        let (client, stream) = pipe(BLOBS_IN_FLIGHT_MAX, self.stall_max);
+        tokio::task::spawn_blocking(move || {
+            run(view, client);
+            drop(slot);
+        });
+        Ok(Box::pin(stream))
     }
 }
 
-type Sender = mpsc::Sender<Result<SnapshotResponse, Status>>;
-
-fn run(view: View, sender: Sender, slot: OwnedSemaphorePermit) {
-    let sent = send(view, &sender);
-    drop(slot);
-    let Err(error) = sent else { return };
-    if sender.is_closed() {
+fn run(view: View, client: Client) {
+    let Err(error) = send(view, &client) else {
+        return;
+    };
+    if client.is_abandoned() {
         tracing::info!("the client has ended the call before it had the database snapshot");
         return;
     }
     tracing::warn!(%error, "failed to send database snapshot to client");
-    // If the client is gone by now, nobody is left to tell.
-    let _ = sender.blocking_send(Err(Status::data_loss(format!("trilith: {error}"))));
+    let text = format!("trilith: {error}");
+    client.fail(match error {
+        ExportError::Storage(_) => Status::data_loss(text),
+        ExportError::Write(WriteError::Io(_)) => Status::deadline_exceeded(text),
+        _ => Status::internal(text),
+    });
 }
 
-fn send(view: View, sender: &Sender) -> Result<(), ExportError> {
+fn send(view: View, client: &Client) -> Result<(), ExportError> {
     let begun = Instant::now();
     let mut progress = Progress::new();
     let export = Export::measure(view, &mut |pairs| {
         if progress.is_due() {
             tracing::info!(pairs, "took" = ?begun.elapsed(), "measuring database for a snapshot");
         }
-        match sender.is_closed() {
+        match client.is_abandoned() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
@@ -83,7 +101,7 @@ fn send(view: View, sender: &Sender) -> Result<(), ExportError> {
         "sending database snapshot to client"
     );
     let blobs = Blobs {
-        sender,
+        client,
         version,
         total,
         sent: 0,
@@ -104,7 +122,7 @@ fn send(view: View, sender: &Sender) -> Result<(), ExportError> {
         version: version.to_owned(),
         ..SnapshotResponse::default()
     };
-    blocking_send(sender, response).map_err(trilith_bbolt::WriteError::from)?;
+    client.send(response).map_err(WriteError::from)?;
     let took = begun.elapsed();
     tracing::info!(
         "total-bytes" = total,
@@ -119,7 +137,7 @@ fn send(view: View, sender: &Sender) -> Result<(), ExportError> {
 
 /// Cuts what is written into blobs, and waits until the client has room for each.
 struct Blobs<'a> {
-    sender: &'a Sender,
+    client: &'a Client,
     version: &'a str,
     total: u64,
     sent: u64,
@@ -142,7 +160,7 @@ impl Blobs<'_> {
             version: self.version.to_owned(),
             ..SnapshotResponse::default()
         };
-        blocking_send(self.sender, response)?;
+        self.client.send(response)?;
         if self.progress.is_due() {
             let took = self.begun.elapsed();
             let left = took.mul_f64(self.total as f64 / self.sent as f64) - took;
@@ -176,11 +194,6 @@ impl Write for Blobs<'_> {
         }
         self.send()
     }
-}
-
-fn blocking_send(sender: &Sender, response: SnapshotResponse) -> io::Result<()> {
-    let sent = sender.blocking_send(Ok(response));
-    sent.map_err(|_closed| io::ErrorKind::BrokenPipe.into())
 }
 
 /// When to say again how far it is.
@@ -235,12 +248,16 @@ const BLOBS_IN_FLIGHT_MAX: usize = 4;
 /// Each holds a thread and keeps what compactions remove on disk. More are refused.
 const SNAPSHOTS_MAX: usize = 16;
 
+/// A client on a slow line takes a blob within seconds, and an operator who has suspended etcdctl
+/// may come back.
+const STALL_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// How often a long transfer is told in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use tokio_stream::StreamExt as _;
+    use futures::StreamExt as _;
 
     use super::*;
     use crate::storage::{Backend, BackendOptions, Family};
@@ -316,9 +333,33 @@ mod tests {
         assert_eq!(refused.message(), RequestError::TooManyRequests.text());
         drop(streams);
         let all = u32::try_from(SNAPSHOTS_MAX).expect("a small number");
-        let returned = slots.0.acquire_many(all).await;
+        let returned = slots.free.acquire_many(all).await;
         drop(returned.expect("never closed"));
         slots.send(backend.view()).map(|_| ()).expect("a slot");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up_and_told_so_if_it_comes_back() {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        let backend = backend(&dir, 1000);
+        let slots = SnapshotSlots {
+            stall_max: Duration::from_millis(1),
+            ..SnapshotSlots::default()
+        };
+        let stream = slots.send(backend.view()).expect("a slot");
+        let all = u32::try_from(SNAPSHOTS_MAX).expect("a small number");
+        drop(slots.free.acquire_many(all).await.expect("never closed"));
+        let mut responses: Vec<_> = stream.collect().await;
+        let last = responses.pop().expect("it is told");
+        let error = last.expect_err("the snapshot is not complete");
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        assert!(
+            error
+                .message()
+                .ends_with("the client has taken nothing for 1ms"),
+            "{error}"
+        );
+        assert_eq!(responses.len(), BLOBS_IN_FLIGHT_MAX);
     }
 
     #[tokio::test]
