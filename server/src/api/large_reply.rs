@@ -205,7 +205,7 @@ const LARGE_BYTES: usize = 256 * 1024;
 const ROWS_FRAME_BYTES: usize = 256 * 1024;
 
 /// What one reply may hold of its rows.
-const HELD_BYTES_MAX: usize = 32 << 20;
+const HELD_BYTES_MAX: usize = 8 << 20;
 
 /// About what is read at once of the rest: while it is sent, the next is read.
 const PART_BYTES: usize = 1 << 20;

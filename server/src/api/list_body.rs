@@ -1,9 +1,9 @@
 //! The body of a long reply: frames that are made while those before them go out.
 //!
 //! tonic encodes a message whole before its first byte goes out, and makes the next one when the
-//! last has gone. Here the parts of a reply are made on a thread that may block, one ahead of what
-//! the connection takes, and go to it as they are. A body travels from its service to the dispatch
-//! as an extension of the response.
+//! last has gone. Here the parts of a reply are made on a thread that may block, a few ahead of
+//! what the connection takes, and go to it as they are. A body travels from its service to the
+//! dispatch as an extension of the response.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::{Response as Reply, Status};
 
@@ -31,10 +31,7 @@ pub(super) trait Parts: Send + 'static {
 /// A reply that is sent as `frames`, and then what `parts` makes, with `placeholder` for what the
 /// generated service wants to have.
 pub(super) fn reply<T>(placeholder: T, frames: Vec<Bytes>, parts: Option<impl Parts>) -> Reply<T> {
-    let body = Body::new(ListBody {
-        frames: frames.into(),
-        ahead: parts.map_or_else(|| Ahead::Ended(Status::ok("")), Ahead::making),
-    });
+    let body = Body::new(ListBody::new(frames, parts));
     let mut reply = Reply::new(placeholder);
     let held = Held(Arc::new(Mutex::new(Some(body))));
     reply.extensions_mut().insert(held);
@@ -58,26 +55,71 @@ struct Held(Arc<Mutex<Option<Body>>>);
 
 struct ListBody<P> {
     frames: VecDeque<Bytes>,
-    ahead: Ahead<P>,
+    rest: Rest,
+    parked: Arc<Parked<P>>,
 }
 
-enum Ahead<P> {
-    /// The next part is being made. It is the only one: what a client that does not read makes us
-    /// hold is two parts.
-    Making(JoinHandle<Made<P>>),
-    /// All parts are made; the trailers are still to be sent.
-    Ended(Status),
-    Over,
+/// What comes behind the frames.
+enum Rest {
+    /// Parts, as they are made.
+    Made(mpsc::Receiver<Made>),
+    /// The trailers.
+    Trailers(Status),
+    Nothing,
 }
 
-type Made<P> = (P, Result<Option<Vec<Bytes>>, Status>);
+/// A part, or that there are no more.
+type Made = Result<Option<Vec<Bytes>>, Status>;
 
-impl<P: Parts> Ahead<P> {
-    fn making(mut parts: P) -> Self {
-        Self::Making(tokio::task::spawn_blocking(move || {
-            let made = parts.next();
-            (parts, made)
-        }))
+/// Makes parts as long as there is room for them. Without room it does not wait, since a client
+/// that does not read would keep its thread: it parks until a part is taken.
+struct Maker<P> {
+    parts: P,
+    made: mpsc::Sender<Made>,
+}
+
+type Parked<P> = Mutex<Option<Maker<P>>>;
+
+impl<P: Parts> Maker<P> {
+    fn run(mut self, parked: &Parked<P>) {
+        loop {
+            if self.made.capacity() == 0 {
+                let mut parked = parked.lock();
+                // Looked at again under the lock: whoever makes room from now on finds us here.
+                if self.made.capacity() == 0 {
+                    *parked = Some(self);
+                    return;
+                }
+            }
+            let part = self.parts.next();
+            let is_last = !matches!(part, Ok(Some(_)));
+            // It fails when the client is gone; there is room, for nobody else fills it.
+            let is_gone = self.made.try_send(part).is_err();
+            if is_last || is_gone {
+                return;
+            }
+        }
+    }
+}
+
+impl<P: Parts> ListBody<P> {
+    fn new(frames: Vec<Bytes>, parts: Option<P>) -> Self {
+        let mut body = Self {
+            frames: frames.into(),
+            rest: Rest::Trailers(Status::ok("")),
+            parked: Arc::default(),
+        };
+        if let Some(parts) = parts {
+            let (made, parts_made) = mpsc::channel(PARTS_AHEAD);
+            body.rest = Rest::Made(parts_made);
+            body.go_on(Maker { parts, made });
+        }
+        body
+    }
+
+    fn go_on(&self, maker: Maker<P>) {
+        let parked = self.parked.clone();
+        tokio::task::spawn_blocking(move || maker.run(&parked));
     }
 }
 
@@ -93,30 +135,33 @@ impl<P: Parts> HttpBody for ListBody<P> {
             if let Some(frame) = self.frames.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(frame))));
             }
-            self.ahead = match &mut self.ahead {
-                Ahead::Making(part) => match ready!(Pin::new(part).poll(context)) {
-                    Ok((parts, Ok(Some(frames)))) => {
-                        self.frames = frames.into();
-                        Ahead::making(parts)
-                    }
-                    Ok((_, Ok(None))) => Ahead::Ended(Status::ok("")),
-                    Ok((_, Err(error))) => Ahead::Ended(error),
-                    // The runtime stops, and with it the server.
-                    Err(_) => Ahead::Ended(status(RequestError::Stopped)),
-                },
-                Ahead::Ended(status) => {
+            let (part, left) = match &mut self.rest {
+                Rest::Made(made) => (ready!(made.poll_recv(context)), made.len()),
+                Rest::Trailers(status) => {
                     let mut trailers = HeaderMap::new();
                     let added = status.add_header(&mut trailers);
-                    self.ahead = Ahead::Over;
+                    self.rest = Rest::Nothing;
                     return Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))));
                 }
-                Ahead::Over => return Poll::Ready(None),
+                Rest::Nothing => return Poll::Ready(None),
             };
+            if left <= PARTS_LEFT
+                && let Some(maker) = self.parked.lock().take()
+            {
+                self.go_on(maker);
+            }
+            match part {
+                Some(Ok(Some(frames))) => self.frames = frames.into(),
+                Some(Ok(None)) => self.rest = Rest::Trailers(Status::ok("")),
+                Some(Err(error)) => self.rest = Rest::Trailers(error),
+                // The runtime stops, and with it the server.
+                None => self.rest = Rest::Trailers(status(RequestError::Stopped)),
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && matches!(self.ahead, Ahead::Over)
+        self.frames.is_empty() && matches!(self.rest, Rest::Nothing)
     }
 }
 
@@ -142,3 +187,11 @@ pub(super) fn open_message(length: u32, into: &mut BytesMut) {
 
 /// First byte of a gRPC message that is not compressed.
 const UNCOMPRESSED: u8 = 0;
+
+/// Parts that are made before the connection takes them: what a client that does not read makes us
+/// hold, and a little more.
+const PARTS_AHEAD: usize = 3;
+
+/// With so many of them left the next ones are begun: waking a thread for each would cost more
+/// than some are worth.
+const PARTS_LEFT: usize = 1;
