@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use super::dispatch::{Dispatch, Services};
 use super::outlet;
+use super::pings::{Calls, Pings};
 
 /// Settings of a connection, from the flags of the same names.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct ConnectionSettings {
     pub warn_after: Duration,
     /// `--max-concurrent-streams`, per connection.
     pub concurrent_streams_max: u32,
+    /// `--grpc-keepalive-min-time`: a client that pings more often is turned away.
+    pub ping_min_time: Duration,
     /// `--grpc-keepalive-interval`: a ping after this long without traffic; `None` sends none.
     pub keepalive_interval: Option<Duration>,
     /// `--grpc-keepalive-timeout`: how long its answer may take; `None` for as long as it takes.
@@ -72,6 +75,7 @@ pub async fn serve(
         let server = Server {
             dispatch: dispatch.clone(),
             builder: builder(&settings),
+            ping_min_time: settings.ping_min_time,
             connections: connections.clone(),
             shutdown: shutdown.clone(),
         };
@@ -92,6 +96,7 @@ pub async fn serve(
 struct Server {
     dispatch: Dispatch,
     builder: auto::Builder<TokioExecutor>,
+    ping_min_time: Duration,
     connections: Arc<Semaphore>,
     shutdown: watch::Receiver<bool>,
 }
@@ -106,11 +111,13 @@ impl Server {
                 () = stopped(&mut self.shutdown) => return,
             };
             match accepted {
-                Ok((stream, _peer)) => {
+                Ok((stream, peer)) => {
                     let connection = serve_connection(
                         stream,
+                        peer,
                         self.dispatch.clone(),
                         self.builder.clone(),
+                        self.ping_min_time,
                         self.shutdown.clone(),
                     );
                     tokio::spawn(async move {
@@ -129,17 +136,26 @@ impl Server {
 
 async fn serve_connection(
     stream: TcpStream,
+    peer: SocketAddr,
     dispatch: Dispatch,
     builder: auto::Builder<TokioExecutor>,
+    ping_min_time: Duration,
     mut shutdown: watch::Receiver<bool>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a client connection closed before it was served");
         return;
     }
-    let service =
-        hyper::service::service_fn(move |request: Request<Incoming>| dispatch.call(request));
-    let (stream, mut outlet) = outlet::gather(stream);
+    let calls = Calls::default();
+    let (stream, mut outlet) = outlet::gather(stream, Pings::new(ping_min_time, calls.clone()));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (call, answer) = (calls.clone(), dispatch.call(request));
+        async {
+            answer
+                .await
+                .map(|answer| answer.map(|body| call.count(body)))
+        }
+    });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let served = tokio::select! {
@@ -152,6 +168,15 @@ async fn serve_connection(
             connection.as_mut().graceful_shutdown();
             poll_fn(|cx| outlet.poll(connection.as_mut(), cx)).await
         }
+    };
+    let ended = match ended {
+        None => {
+            tracing::info!(peer = %peer, "turning away a client that pings too often");
+            let parted = tokio::time::timeout(PARTING_TIME_MAX, outlet.part()).await;
+            // Whether it took the time to hear why is its own business.
+            return drop(parted);
+        }
+        Some(ended) => ended,
     };
     let ended = match ended {
         Ok(()) => outlet.drain().await.map_err(Into::into),
@@ -199,6 +224,9 @@ const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long calls in flight may take after the stop was asked for.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a client that was turned away may take to hear why and close.
+const PARTING_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept, so that a lack of file descriptors does not spin.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);

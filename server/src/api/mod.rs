@@ -16,6 +16,7 @@ mod listener;
 mod maintenance;
 mod metadata;
 mod outlet;
+mod pings;
 mod range_stream;
 mod snapshot_stream;
 mod status;

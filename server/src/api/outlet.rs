@@ -4,14 +4,18 @@
 //! ready. Half the CPU time of a small read went into `writev`. Here the frames of one poll stay in
 //! a buffer, and the connection lets the other tasks that are ready run once before it is written.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Buf as _, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::pings::Pings;
 
 /// The stream as the connection sees it: flushing it leaves the work to [`Outlet`].
 pub(super) struct Gathered<S> {
@@ -30,14 +34,17 @@ struct Gathering<S> {
     buffer: BytesMut,
     /// Kept for the connection's next write: it is the one to end.
     failed: Option<io::Error>,
+    pings: Pings,
 }
 
-/// Splits `stream` into what the connection gets and what drives it.
-pub(super) fn gather<S>(stream: S) -> (Gathered<S>, Outlet<S>) {
+/// Splits `stream` into what the connection gets and what drives it. `pings` hears of all that
+/// passes.
+pub(super) fn gather<S>(stream: S, pings: Pings) -> (Gathered<S>, Outlet<S>) {
     let gathering = Gathering {
         stream,
         buffer: BytesMut::new(),
         failed: None,
+        pings,
     };
     let shared = Arc::new(Mutex::new(gathering));
     let outlet = Outlet {
@@ -49,16 +56,20 @@ pub(super) fn gather<S>(stream: S) -> (Gathered<S>, Outlet<S>) {
 
 impl<S: AsyncWrite + Unpin> Outlet<S> {
     /// Polls the connection, then writes what it left, at the second poll after it left something.
+    /// `None` when the client is to be turned away: then [`Outlet::drain`] says so to it.
     pub(super) fn poll<F: Future>(
         &mut self,
         connection: Pin<&mut F>,
         cx: &mut Context<'_>,
-    ) -> Poll<F::Output> {
-        let ended = connection.poll(cx);
-        if ended.is_ready() {
-            return ended;
+    ) -> Poll<Option<F::Output>> {
+        if let Poll::Ready(ended) = connection.poll(cx) {
+            return Poll::Ready(Some(ended));
         }
         let mut gathering = self.shared.lock();
+        if let Some(goodbye) = gathering.pings.goodbye() {
+            gathering.buffer.extend_from_slice(&goodbye);
+            return Poll::Ready(None);
+        }
         if gathering.buffer.is_empty() {
             self.yielded = false;
         } else if !self.yielded {
@@ -81,7 +92,24 @@ impl<S: AsyncWrite + Unpin> Outlet<S> {
 
     /// Writes out what is left when the connection has ended.
     pub(super) async fn drain(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.shared.lock().poll_drain(cx)).await
+        poll_fn(|cx| self.shared.lock().poll_drain(cx)).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Outlet<S> {
+    /// Writes out what is left and lets the client close. A connection that is closed with
+    /// something unread is reset, and the last words may be lost with it.
+    pub(super) async fn part(&self) -> io::Result<()> {
+        self.drain().await?;
+        poll_fn(|cx| Pin::new(&mut self.shared.lock().stream).poll_shutdown(cx)).await?;
+        let mut unread = [0; UNREAD_BYTES];
+        loop {
+            let mut into = ReadBuf::new(&mut unread);
+            poll_fn(|cx| Pin::new(&mut self.shared.lock().stream).poll_read(cx, &mut into)).await?;
+            if into.filled().is_empty() {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -106,7 +134,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.shared.lock().stream).poll_read(cx, into)
+        let mut gathering = self.shared.lock();
+        let before = into.filled().len();
+        ready!(Pin::new(&mut gathering.stream).poll_read(cx, into))?;
+        let received = &into.filled()[before..];
+        gathering.pings.received(received, Instant::now);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -133,10 +166,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
             ready!(gathering.poll_drain(cx))?;
         }
         if size > GATHERED_BYTES_MAX {
-            return Pin::new(&mut gathering.stream).poll_write_vectored(cx, slices);
+            let stream = Pin::new(&mut gathering.stream);
+            let written = ready!(stream.poll_write_vectored(cx, slices))?;
+            let mut left = written;
+            for slice in slices {
+                let passed = &slice[..slice.len().min(left)];
+                gathering.pings.sent(passed);
+                left -= passed.len();
+            }
+            return Poll::Ready(Ok(written));
         }
         for slice in slices {
             gathering.buffer.extend_from_slice(slice);
+            gathering.pings.sent(slice);
         }
         Poll::Ready(Ok(size))
     }
@@ -160,17 +202,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     }
 }
 
+/// What a client still sends after the last words is read in pieces of this size.
+const UNREAD_BYTES: usize = 4 * 1024;
+
 /// Gathered at most before it is written, per connection; more is written at once and without a
 /// copy. A list's data frames of 16 KiB pass by; hundreds of small replies fit.
 const GATHERED_BYTES_MAX: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::time::Duration;
 
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
+    use crate::api::pings::Calls;
 
     /// Keeps each write by itself; fails all of them when it is broken.
     #[derive(Default)]
@@ -204,12 +250,17 @@ mod tests {
     /// Drives `connection`, which must end, and gives what it returned.
     async fn drive<F: Future>(outlet: &mut Outlet<Writes>, connection: F) -> F::Output {
         tokio::pin!(connection);
-        poll_fn(|cx| outlet.poll(connection.as_mut(), cx)).await
+        let ended = poll_fn(|cx| outlet.poll(connection.as_mut(), cx)).await;
+        ended.expect("it does not ping")
+    }
+
+    fn pings() -> Pings {
+        Pings::new(Duration::ZERO, Calls::default())
     }
 
     #[tokio::test]
     async fn what_one_turn_writes_leaves_as_one() {
-        let (mut stream, mut outlet) = gather(Writes::default());
+        let (mut stream, mut outlet) = gather(Writes::default(), pings());
         let connection = async {
             for part in [b"one ", b"two "] {
                 stream.write_all(part).await.expect("gathered");
@@ -226,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_large_passes_in_order_and_without_a_copy() {
-        let (mut stream, mut outlet) = gather(Writes::default());
+        let (mut stream, mut outlet) = gather(Writes::default(), pings());
         let large = vec![7; GATHERED_BYTES_MAX + 1];
         let connection = async {
             stream.write_all(b"before").await.expect("gathered");
@@ -245,7 +296,7 @@ mod tests {
             is_broken: true,
             ..Writes::default()
         };
-        let (mut stream, mut outlet) = gather(broken);
+        let (mut stream, mut outlet) = gather(broken, pings());
         let connection = async {
             loop {
                 stream.write_all(b"reply").await?;

@@ -47,10 +47,6 @@ pub(super) const CLUSTER: Missing = missing(
     "Trilith has no clusters of several members yet",
     "start a new cluster with this member alone in --initial-cluster",
 );
-const PINGS: Missing = missing(
-    "Trilith does not turn away clients that ping too often yet",
-    "leave it out; pings of clients cost next to nothing",
-);
 const QUOTA: Missing = missing(
     "Trilith has no space quota yet",
     "leave it out, and watch the disk space instead",
@@ -165,7 +161,7 @@ flags! {
     "max-txn-ops" "128" Uint, Ready, "Most operations in one branch of a transaction.";
     "max-request-bytes" "1572864" Uint, Ready, "Largest request, in bytes.";
     "max-concurrent-streams" "4294967295" Uint32, Ready, "Most open streams on one connection.";
-    "grpc-keepalive-min-time" "5s" Duration, Later(&PINGS),
+    "grpc-keepalive-min-time" "5s" Duration, Ready,
         "Shortest time between two pings of a client.";
     "grpc-keepalive-interval" "2h" Duration, Ready,
         "Time between two pings of the server (0: none).";
