@@ -19,6 +19,7 @@ pub(crate) const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
 pub(crate) const TXN: &str = "/etcdserverpb.KV/Txn";
 pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(crate) const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+pub(crate) const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
 pub(crate) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 /// Receive windows: wide enough that a list never waits for the generator's window updates.

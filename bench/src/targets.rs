@@ -45,6 +45,9 @@ pub(crate) const TARGETS: &[(&str, &str, Bound)] = &[
     ("million", "start_clean_ms", Bound::AtMost(0.2)),
     ("million", "start_crash_ms", Bound::AtMost(0.2)),
     ("disk", "bytes_per_key", Bound::AtMost(0.6)),
+    ("snapshot", "mib_per_s", Bound::AtLeast(1.0)),
+    ("snapshot", "p99_ratio", Bound::Under(2.0)),
+    ("snapshot", "extra_mib", Bound::Under(64.0)),
 ];
 
 impl Bound {

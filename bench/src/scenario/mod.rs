@@ -7,6 +7,7 @@ mod lease;
 mod list;
 mod million;
 mod resident;
+mod snapshot;
 mod stock;
 mod watch;
 
@@ -115,6 +116,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "bytes on disk for 1,000,000 JSON values of 1 KiB",
         owns_server: true,
         run: |env| Box::pin(disk::run(env)),
+    },
+    Scenario {
+        name: "snapshot",
+        about: "snapshots of 1,500,000 values of 1 KiB, 500 puts/s",
+        owns_server: true,
+        run: |env| Box::pin(snapshot::run(env)),
     },
 ];
 
