@@ -14,6 +14,7 @@ pub mod read;
 
 pub mod apply;
 pub mod member;
+pub mod peer;
 
 pub mod snapshot;
 

@@ -216,15 +216,21 @@ fn support(values: &Values, notes: &mut Vec<Note>) -> Result<(), ConfigError> {
         "initial-advertise-peer-urls",
     ] {
         for url in values.urls(flag) {
-            let missing = match url.scheme() {
-                Scheme::Http => continue,
-                Scheme::Https => &table::TLS,
-                Scheme::Unix | Scheme::Unixs => &table::SOCKETS,
-            };
-            return Err(not_yet(&format!("{flag}={url}"), missing));
+            if let Some(missing) = unsupported(url) {
+                return Err(not_yet(&format!("{flag}={url}"), missing));
+            }
         }
     }
     Ok(())
+}
+
+/// What is missing to speak to the other end of a URL, if something is.
+pub(super) fn unsupported(url: &MemberUrl) -> Option<&'static table::Missing> {
+    match url.scheme() {
+        Scheme::Http => None,
+        Scheme::Https => Some(&table::TLS),
+        Scheme::Unix | Scheme::Unixs => Some(&table::SOCKETS),
+    }
 }
 
 /// Whether the retention asks for compactions: any way to write zero does not.

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
 
 use super::Config;
-use super::check::not_yet;
+use super::check::{not_yet, unsupported};
 use super::error::ConfigError;
-use super::table::CLUSTER;
+use super::table::JOINING;
 use super::url::{MemberUrl, join};
 
 /// Whether the first start founds a cluster or joins one.
@@ -22,7 +22,7 @@ pub enum ClusterState {
 /// What a member needs to know for its first start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// Peer URLs of each member by name, sorted; one member, this one, until there are clusters.
+    /// Peer URLs of each member by name, sorted; this member is among them.
     pub members: BTreeMap<String, Vec<MemberUrl>>,
     /// Keeps clusters with the same URLs apart.
     pub token: String,
@@ -47,11 +47,15 @@ impl Config {
             return Err(ConfigError::DuplicateUrl(written(&members)));
         }
         if self.initial_cluster_state == ClusterState::Existing {
-            return Err(not_yet("initial-cluster-state=existing", &CLUSTER));
+            return Err(not_yet("initial-cluster-state=existing", &JOINING));
         }
-        if members.len() > 1 {
-            let setting = format!("initial-cluster with {} members", members.len());
-            return Err(not_yet(&setting, &CLUSTER));
+        for (name, url) in members
+            .iter()
+            .flat_map(|(name, urls)| urls.iter().map(move |url| (name, url)))
+        {
+            if let Some(missing) = unsupported(url) {
+                return Err(not_yet(&format!("initial-cluster={name}={url}"), missing));
+            }
         }
         Ok(Bootstrap {
             members,

@@ -42,10 +42,14 @@ pub(super) const SOCKETS: Missing = missing(
     "Trilith does not listen on unix sockets yet",
     "use http:// with an IP address or localhost",
 );
-/// Also the reason why several members are refused.
-pub(super) const CLUSTER: Missing = missing(
-    "Trilith has no clusters of several members yet",
-    "start a new cluster with this member alone in --initial-cluster",
+/// The reason why `--initial-cluster-state=existing` is refused.
+pub(super) const JOINING: Missing = missing(
+    "Trilith cannot join a cluster that runs already yet",
+    "start a new cluster with all members in --initial-cluster",
+);
+const LONE_SURVIVOR: Missing = missing(
+    "Trilith cannot make a cluster of one member out of another one's data yet",
+    "restore a snapshot with etcdutl instead",
 );
 const QUOTA: Missing = missing(
     "Trilith has no space quota yet",
@@ -313,7 +317,7 @@ flags! {
         "Time between two looks at a downgrade job.";
 }
 "Unsafe feature" {
-    "force-new-cluster" "false" Bool, Later(&CLUSTER),
+    "force-new-cluster" "false" Bool, Later(&LONE_SURVIVOR),
         "Found a new cluster of this member alone from its data.";
     "unsafe-no-fsync" "false" Bool, Ready, "Do not wait for the disk; a power cut loses data.";
 }

@@ -246,6 +246,12 @@ impl MemberHandle {
         Ok(())
     }
 
+    /// A message to this peer was lost: raft sends it less until it answers.
+    pub fn report_unreachable(&self, peer: MemberId) {
+        // A queue that is full has word of more important things.
+        let _lost = self.shared.mailbox.request(Request::Unreachable(peer));
+    }
+
     /// The member as it was last seen.
     pub fn status(&self) -> MemberStatus {
         self.shared.status.load()

@@ -11,6 +11,7 @@ use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 use raft::eraftpb::Message;
 
+use super::entry::entry_bytes;
 use super::{ConfChange, ConfState, NumberedWrite, Proposal};
 use crate::ids::{Index, MemberId};
 
@@ -27,6 +28,8 @@ struct Inbox {
     /// Invariant: the bytes of `proposals`.
     proposal_bytes: usize,
     requests: Vec<Request>,
+    /// Invariant: the bytes of the messages among `requests`.
+    message_bytes: usize,
     persisted: Option<u64>,
     compact: Option<Index>,
     applied: bool,
@@ -62,6 +65,8 @@ pub(crate) enum Request {
     ProposeConfChange(Bytes),
     ReadIndex(u64),
     TransferLeader(MemberId),
+    /// A message to this peer was lost.
+    Unreachable(MemberId),
     /// From the apply thread, which waits for the answer.
     ApplyConfChange(Option<ConfChange>, Sender<Result<ConfState, String>>),
 }
@@ -75,6 +80,16 @@ pub enum ProposeRefused {
     /// The member stops. It was not proposed.
     #[error("the member stops")]
     Stopped,
+}
+
+impl Request {
+    /// What it holds of memory, beside itself.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.entries.iter().map(entry_bytes).sum(),
+            _ => 0,
+        }
+    }
 }
 
 impl Mailbox {
@@ -105,9 +120,13 @@ impl Mailbox {
             return Err(ProposeRefused::Stopped);
         }
         let from_apply = matches!(request, Request::ApplyConfChange(..));
-        if inbox.requests.len() >= REQUESTS_MAX && !from_apply {
+        let message_bytes = inbox.message_bytes + request.bytes();
+        let full = inbox.requests.len() >= REQUESTS_MAX || message_bytes > MESSAGE_BYTES_MAX;
+        // One alone always fits: it was checked against the limit of messages.
+        if full && !inbox.requests.is_empty() && !from_apply {
             return Err(ProposeRefused::QueueFull);
         }
+        inbox.message_bytes = message_bytes;
         inbox.requests.push(request);
         self.wake(inbox);
         Ok(())
@@ -155,6 +174,7 @@ impl Mailbox {
             }
         }
         inbox.applied = false;
+        inbox.message_bytes = 0;
         let mut mail = Mail {
             proposals: Vec::new(),
             requests: std::mem::take(&mut inbox.requests),
@@ -265,6 +285,10 @@ const PROPOSAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Other requests that wait for the raft thread, peers' messages first of all: some hundred from
 /// each of a handful.
 const REQUESTS_MAX: usize = 4096;
+
+/// Bytes of peers' messages that wait: so many that a follower is not slowed down by it, and few
+/// beside what raft may have in flight, which a leader sends again when it is lost.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Bytes of proposals that one round takes at most, so that one write does not keep the next
 /// waiting for long.

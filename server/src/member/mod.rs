@@ -104,6 +104,8 @@ pub(crate) enum Event {
     Applied(Index),
     /// Another member shall lead.
     TransferLeader(MemberId),
+    /// A message to this peer was lost: it is sent less until it answers.
+    Unreachable(MemberId),
     /// The state is durable up to this index: older entries may go.
     CompactLog(Index),
 }
@@ -190,6 +192,7 @@ impl Member {
             Event::Persisted(number) => self.on_persisted(number),
             Event::Applied(index) => self.on_applied(index),
             Event::TransferLeader(to) => self.node.transfer_leader(to.get()),
+            Event::Unreachable(peer) => self.node.report_unreachable(peer.get()),
             Event::CompactLog(durable) => self.on_compact_log(durable),
         }
         self.draw_election_timeout();

@@ -3,9 +3,11 @@
 mod apply_thread;
 mod background;
 mod boot;
+mod endpoints;
 mod error;
 mod expiry;
 mod fatal;
+mod peers;
 mod publish;
 mod serve;
 mod sink;

@@ -14,8 +14,10 @@ use tokio::task::JoinSet;
 use super::apply_thread::ApplyThread;
 use super::background::{Compactor, Flusher};
 use super::boot::{self, Opened};
+use super::endpoints::endpoints;
 use super::error::NodeError;
 use super::expiry::Expiry;
+use super::peers::{self, PeerRuntime, ToMember};
 use super::publish;
 use super::sink::{Sink, ToRaft};
 use crate::alarm::Alarms;
@@ -25,13 +27,14 @@ use crate::api::{
 };
 use crate::apply::{Applied, Applier, Entry, State};
 use crate::cluster::Membership;
-use crate::config::Config;
+use crate::config::{Config, MemberUrl};
 use crate::ids::{MemberId, Revision};
 use crate::lease::{Lessor, min_ttl};
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
 use crate::mvcc::Store;
 use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
+use crate::peer::{self, Peers};
 use crate::propose::Proposer;
 use crate::read::Reader;
 use crate::wait::{AppliedWait, Wait};
@@ -47,7 +50,16 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), NodeError> {
-    let listeners = listen(&config)?;
+    let peer_runtime = PeerRuntime::start()?;
+    let peer_listeners = {
+        let _within = peer_runtime.handle().enter();
+        listen(&config, &config.listen_peer_urls, "serving peer traffic")?
+    };
+    let listeners = listen(
+        &config,
+        &config.listen_client_urls,
+        "serving client traffic",
+    )?;
     let config = Arc::new(config);
     let opening = config.clone();
     let opened = tokio::task::spawn_blocking(move || boot::open(&opening)).await;
@@ -56,7 +68,11 @@ pub async fn run(
     if config.unsafe_no_fsync {
         tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
     }
-    let node = Node::start(&config, opened)?;
+    let (removed, mut is_removed) = watch::channel(false);
+    let node = Node::start(&config, opened, &peer_runtime, removed)?;
+    let endpoints = endpoints(&node.state, tokio::runtime::Handle::current());
+    let serve_peers = peer::serve(peer_listeners, node.peers.clone(), endpoints);
+    peer_runtime.handle().spawn(serve_peers);
     let (stop, stopping) = watch::channel(false);
     let mut tasks = node.spawn_tasks(&config);
     let settings = ConnectionSettings {
@@ -69,7 +85,10 @@ pub async fn run(
     };
     let hub = node.hub.clone();
     let stopper = tokio::spawn(async move {
-        shutdown.await;
+        tokio::select! {
+            () = shutdown => {}
+            _ = is_removed.wait_for(|removed| *removed) => {}
+        }
         // Streams that never end by themselves would hold the drain up.
         hub.stop();
         stop.send_replace(true);
@@ -77,15 +96,16 @@ pub async fn run(
     crate::api::serve(listeners, node.services(&config), settings, stopping).await;
     stopper.abort();
     tasks.shutdown().await;
+    // Until here the peers were served, since what is in flight needs them to be committed.
     tokio::task::spawn_blocking(move || node.stop())
         .await
         .expect("stopping does not panic");
     Ok(())
 }
 
-fn listen(config: &Config) -> Result<Vec<TcpListener>, NodeError> {
+fn listen(config: &Config, urls: &[MemberUrl], what: &str) -> Result<Vec<TcpListener>, NodeError> {
     let mut listeners = Vec::new();
-    for url in &config.listen_client_urls {
+    for url in urls {
         let address = url
             .bind_address()
             .expect("the configuration was checked to name addresses");
@@ -94,7 +114,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, NodeError> {
         };
         let listener = crate::api::bind(address, reuse)
             .map_err(|error| NodeError::Listen { address, error })?;
-        tracing::info!(%address, "serving client traffic");
+        tracing::info!(%address, "{what}");
         listeners.push(listener);
     }
     Ok(listeners)
@@ -106,6 +126,7 @@ struct Node {
     header: HeaderSource,
     state: State,
     member: MemberHandle,
+    peers: Peers,
     proposer: Proposer,
     reader: Reader,
     hub: WatchHub,
@@ -117,18 +138,17 @@ struct Node {
 }
 
 impl Node {
-    fn start(config: &Config, opened: Opened) -> Result<Self, NodeError> {
-        let Opened {
-            kept,
-            is_new: _,
-            identity,
-            log,
-            store,
-            conf_state,
-        } = opened;
+    fn start(
+        config: &Config,
+        opened: Opened,
+        peer_runtime: &PeerRuntime,
+        removed: watch::Sender<bool>,
+    ) -> Result<Self, NodeError> {
+        let (identity, store, log) = (opened.identity, opened.store, opened.log);
         let id = identity.member_id;
-        let election_timeout = config.election_timeout;
         let state = load_state(config, &store)?;
+        let to_member = Arc::new(ToMember::new(state.membership.clone(), removed));
+        let peers = peers::connect(config, &identity, peer_runtime, to_member.clone());
         let wait = Arc::new(Wait::<Applied>::default());
         let applied_wait = Arc::new(AppliedWait::default());
         let hub = WatchHub::new(store.clone())?;
@@ -141,26 +161,26 @@ impl Node {
             reader: reader_cell.clone(),
             wait: wait.clone(),
             lessor: state.lessor.clone(),
-            lease_extension: election_timeout,
+            lease_extension: config.election_timeout,
             leader,
+            peers: peers.clone(),
         };
         let options = member_options(config, id);
-        let member = log.start(options, store.applied(), conf_state, Arc::new(sink))?;
-        let proposer = Proposer::new(
-            member.clone(),
-            wait.clone(),
-            id,
-            led,
-            config.max_request_bytes,
-            election_timeout,
-        )
-        .with_priority(config.feature_gates.priority_request);
+        let member = log.start(options, store.applied(), opened.conf_state, Arc::new(sink))?;
+        to_member.member.get_or_init(|| member.clone());
+        peers.set_members(peers::urls(&state.membership.table()));
+        let proposer = proposer(config, id, &member, &wait, led);
         let reader = Reader::new(member.clone(), applied_wait.clone(), proposer.timeout());
         assert!(
             reader_cell.set(reader.clone()).is_ok(),
             "the reader is set once"
         );
-        let conf_changer = Box::new(ToRaft(member.clone()));
+        let conf_changer = ToRaft {
+            member: member.clone(),
+            membership: state.membership.clone(),
+            peers: peers.clone(),
+        };
+        let conf_changer = Box::new(conf_changer);
         let applier = Applier::new(state.clone(), hub.clone(), wait, applied_wait, conf_changer);
         let header = HeaderSource::new(identity.cluster_id, id, member.clone(), store);
         let compacted = watch::channel(Revision::default()).1;
@@ -169,13 +189,14 @@ impl Node {
             header,
             state,
             member,
+            peers,
             proposer,
             reader,
             hub,
             compacted,
             stop: None,
             threads: Vec::new(),
-            opened: kept,
+            opened: opened.kept,
         };
         node.spawn_threads(config, applier, entries)?;
         Ok(node)
@@ -321,6 +342,7 @@ impl Node {
     /// Closes the log, applies what is committed, and flushes.
     fn stop(mut self) {
         self.member.stop();
+        self.peers.stop();
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -346,6 +368,24 @@ fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
         membership: Membership::load(&view, config.max_learners)?,
         store: store.clone(),
     })
+}
+
+fn proposer(
+    config: &Config,
+    id: MemberId,
+    member: &MemberHandle,
+    wait: &Arc<Wait<Applied>>,
+    leader: watch::Receiver<Option<MemberId>>,
+) -> Proposer {
+    Proposer::new(
+        member.clone(),
+        wait.clone(),
+        id,
+        leader,
+        config.max_request_bytes,
+        config.election_timeout,
+    )
+    .with_priority(config.feature_gates.priority_request)
 }
 
 fn member_options(config: &Config, id: MemberId) -> MemberOptions {

@@ -8,11 +8,14 @@ use tokio::sync::watch;
 use trilith_proto::raftpb;
 
 use super::fatal::fatal;
+use super::peers::urls;
 use crate::apply::{Applied, ConfChanger, Entry, Payload};
+use crate::cluster::Membership;
 use crate::error::RequestError;
 use crate::ids::{Index, MemberId, RequestId};
 use crate::lease::Lessor;
 use crate::member::{ApplyWork, CommittedSink, ConfChange, EntryKind, MemberHandle, MemberStatus};
+use crate::peer::Peers;
 use crate::read::Reader;
 use crate::wait::Wait;
 
@@ -32,6 +35,8 @@ pub(super) struct Sink {
     pub(super) lease_extension: Duration,
     /// Who leads; proposals wait for somebody.
     pub(super) leader: watch::Sender<Option<MemberId>>,
+    /// The other members.
+    pub(super) peers: Peers,
 }
 
 impl CommittedSink for Sink {
@@ -78,16 +83,17 @@ impl CommittedSink for Sink {
     }
 
     fn send(&self, messages: Vec<raftpb::Message>) {
-        // The only voter has nobody to send to.
-        tracing::debug!(
-            count = messages.len(),
-            "dropped messages to members that do not exist"
-        );
+        self.peers.send(messages);
     }
 }
 
-/// Takes membership changes from apply to the raft core.
-pub(super) struct ToRaft(pub(super) MemberHandle);
+/// Takes membership changes from apply to the raft core, then to the connections.
+pub(super) struct ToRaft {
+    pub(super) member: MemberHandle,
+    /// Where the change is made already when it comes here.
+    pub(super) membership: Membership,
+    pub(super) peers: Peers,
+}
 
 impl ConfChanger for ToRaft {
     fn change(&mut self, index: Index, accepted: Option<&bytes::Bytes>) -> Option<bytes::Bytes> {
@@ -98,8 +104,11 @@ impl ConfChanger for ToRaft {
                 &error,
             ),
         });
-        match self.0.apply_conf_change(change) {
-            Ok(conf_state) => conf_state.map(|conf_state| conf_state.encode()),
+        match self.member.apply_conf_change(change) {
+            Ok(conf_state) => {
+                self.peers.set_members(urls(&self.membership.table()));
+                conf_state.map(|conf_state| conf_state.encode())
+            }
             Err(error) => fatal(
                 &format!("cannot apply the membership change at {index}"),
                 &std::io::Error::other(error),

@@ -1,0 +1,124 @@
+//! Joins the connections to other members with the member core and the membership.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
+use trilith_proto::raftpb;
+
+use crate::cluster::identity::Identity;
+use crate::cluster::{MemberTable, Membership};
+use crate::config::Config;
+use crate::ids::MemberId;
+use crate::member::MemberHandle;
+use crate::peer::{PeerOptions, PeerTimeouts, Peers, RaftPort};
+
+/// The thread of the connections to peers, which shares nothing with those to clients.
+pub(super) struct PeerRuntime {
+    /// `None` once it is given up.
+    runtime: Option<Runtime>,
+}
+
+impl PeerRuntime {
+    pub(super) fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("peer")
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            runtime: Some(runtime),
+        })
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        let runtime = self.runtime.as_ref();
+        runtime.expect("it is given up only when dropped").handle()
+    }
+}
+
+impl Drop for PeerRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Waiting is not allowed here, and raft can lose any message.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What peers say goes to the member.
+pub(super) struct ToMember {
+    /// Set once the member has started; what comes before is lost.
+    pub(super) member: OnceLock<MemberHandle>,
+    membership: Membership,
+    removed: watch::Sender<bool>,
+}
+
+impl ToMember {
+    /// `removed` turns true when this member finds that it is none any more.
+    pub(super) fn new(membership: Membership, removed: watch::Sender<bool>) -> Self {
+        Self {
+            member: OnceLock::new(),
+            membership,
+            removed,
+        }
+    }
+}
+
+impl RaftPort for ToMember {
+    fn step(&self, message: raftpb::Message) -> Result<(), String> {
+        match self.member.get() {
+            Some(member) => member.step(message).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn is_removed(&self, id: MemberId) -> bool {
+        self.membership.table().is_removed(id)
+    }
+
+    fn report_unreachable(&self, id: MemberId) {
+        if let Some(member) = self.member.get() {
+            member.report_unreachable(id);
+        }
+    }
+
+    fn removed(&self) {
+        if !self.removed.send_replace(true) {
+            let error = "the member has been permanently removed from the cluster";
+            tracing::warn!(error, "server error");
+            tracing::warn!("data-dir used by this member must be removed");
+        }
+    }
+}
+
+/// The members that `table` has, and where they are.
+pub(super) fn urls(table: &MemberTable) -> impl Iterator<Item = (MemberId, Vec<String>)> {
+    table
+        .members()
+        .map(|member| (member.id(), member.peer_urls().to_vec()))
+}
+
+/// Knows nobody yet.
+pub(super) fn connect(
+    config: &Config,
+    identity: &Identity,
+    runtime: &PeerRuntime,
+    port: Arc<ToMember>,
+) -> Peers {
+    let advertised = config.initial_advertise_peer_urls.iter();
+    let options = PeerOptions {
+        id: identity.member_id,
+        cluster_id: identity.cluster_id,
+        urls: advertised.map(ToString::to_string).collect(),
+        timeouts: PeerTimeouts {
+            // etcd's: a second in a queue, and what a leader may be silent for.
+            dial: Duration::from_secs(1) + config.election_timeout,
+            read: config.raft_read_timeout,
+            write: config.raft_write_timeout,
+        },
+        request_bytes_max: config.max_request_bytes,
+    };
+    Peers::new(&options, runtime.handle().clone(), port)
+}
