@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help run build test bench soak fmt setup env go-tools
+.PHONY: help run cluster build test bench soak fmt setup env go-tools
 
 # Flags for the server of `make run`, for example: make run ARGS="--data-dir /tmp/x"
 ARGS ?=
@@ -11,6 +11,7 @@ env = source scripts/env.sh && export ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) ROC
 
 help:
 	@echo "make run    build and start one member on http://localhost:2379 (data in ./default.etcd)"
+	echo "make cluster build and start three members on this machine (data in ./cluster.etcd)"
 	echo "make build  build the server with optimizations"
 	echo "make test   every check and test of the suite"
 	echo "make bench  compare speed and memory with etcd 3.7.3, side by side"
@@ -28,6 +29,10 @@ build: setup
 run: build
 	@source scripts/env.sh
 	exec "$$CARGO_TARGET_DIR/release/trilith" $(ARGS)
+
+cluster: build
+	@source scripts/env.sh
+	exec scripts/cluster.sh "$$CARGO_TARGET_DIR/release/trilith" $(ARGS)
 
 test:
 	@scripts/test.sh

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use crate::apply::State;
 use crate::cluster::SERVER_VERSION;
 use crate::mvcc;
-use crate::peer::Endpoints;
+use crate::peer::{self, Endpoints};
 
 /// The versions that a member has, by etcd's names.
 #[derive(Serialize)]
@@ -36,8 +36,7 @@ pub(super) fn endpoints(state: &State, runtime: Handle) -> Endpoints {
 /// By this, a leader finds the version that all members speak.
 fn version(state: &State, request: &Request<Bytes>) -> Response<Bytes> {
     if request.method() != Method::GET {
-        let mut answer = Response::new(Bytes::from_static(b"Method Not Allowed\n"));
-        *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        let mut answer = peer::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         let allowed = HeaderValue::from_static("GET");
         answer.headers_mut().insert(ALLOW, allowed);
         return answer;

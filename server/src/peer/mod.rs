@@ -35,7 +35,7 @@ use self::link::{Kinship, Peer};
 use crate::ids::{ClusterId, MemberId};
 
 pub use self::listener::serve;
-pub use self::routes::{Endpoints, Handler};
+pub use self::routes::{Endpoints, Handler, error};
 
 /// What the connections to peers need of the member that they belong to.
 pub trait RaftPort: Send + Sync + 'static {

@@ -244,20 +244,27 @@ fn method_not_allowed(allowed: &'static str) -> Refusal {
 }
 
 impl Refusal {
-    /// As Go's `http.Error` writes it.
     fn answer(&self) -> Whole {
-        let mut answer = status(self.code);
-        if !self.text.is_empty() {
-            *answer.body_mut() = Full::new(Bytes::from(format!("{}\n", self.text)));
-            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-            answer.headers_mut().insert(CONTENT_TYPE, plain);
-        }
+        let mut answer = if self.text.is_empty() {
+            status(self.code)
+        } else {
+            error(self.code, self.text).map(Full::new)
+        };
         if let Some(allowed) = self.allowed {
             let allowed = HeaderValue::from_static(allowed);
             answer.headers_mut().insert(ALLOW, allowed);
         }
         answer
     }
+}
+
+/// An error as Go's `http.Error` answers it.
+pub fn error(code: StatusCode, text: &str) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::from(format!("{text}\n")));
+    *answer.status_mut() = code;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, plain);
+    answer
 }
 
 fn status(code: StatusCode) -> Whole {

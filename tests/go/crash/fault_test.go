@@ -56,7 +56,7 @@ func failedSync(t *testing.T, seed int64, number int) {
 			"-e", fmt.Sprintf("inject=fdatasync,fsync:error=EIO:when=%d", number),
 		},
 	})
-	tr := &trial{member: faulty, writes: 1 << 40, size: 64}
+	tr := &trial{server: faulty, writes: 1 << 40, size: 64}
 	book := newLedger()
 	if err := faulty.Run(); err == nil {
 		running := startLoad(faulty.Dial(), book, 0, seed, tr.size)
@@ -98,7 +98,7 @@ func TestFullDiskStopsTheServer(t *testing.T) {
 	if err := member.Run(); err != nil {
 		t.Fatal(err)
 	}
-	tr := &trial{member: member, writes: 100, size: 60_000, fault: func() error {
+	tr := &trial{server: member, writes: 100, size: 60_000, fault: func() error {
 		exit, err := member.WaitExit(exitTimeout)
 		if err != nil {
 			return fmt.Errorf("with a full disk the server is %w", err)

@@ -10,7 +10,7 @@ const shortKills, soakKills = 5, 200
 
 func TestNothingIsLostByKill(t *testing.T) {
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
-	tr := &trial{member: member, writes: 400, size: 64, fault: func() error {
+	tr := &trial{server: member, writes: 400, size: 64, fault: func() error {
 		member.Kill()
 		return nil
 	}}
@@ -21,7 +21,7 @@ func TestNothingIsLostByKill(t *testing.T) {
 
 func TestNothingIsLostByGracefulStops(t *testing.T) {
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
-	tr := &trial{member: member, writes: 200, size: 64, fault: member.Stop}
+	tr := &trial{server: member, writes: 200, size: 64, fault: member.Stop}
 	if err := tr.run(t, rounds(t, 2, 20), pickSeed(t)); err != nil {
 		t.Error(err)
 	}
@@ -30,7 +30,7 @@ func TestNothingIsLostByGracefulStops(t *testing.T) {
 // The checker has to notice when acknowledged writes are gone, or the tests above mean nothing.
 func TestTheCheckerNoticesLoss(t *testing.T) {
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
-	tr := &trial{member: member, writes: 50, size: 64}
+	tr := &trial{server: member, writes: 50, size: 64}
 	tr.fault = func() error {
 		member.Kill()
 		return removeAll(member.DataDir)

@@ -86,7 +86,7 @@ func cutPowerUnder(t *testing.T, args ...string) *trial {
 	if err := member.Run(); err != nil {
 		t.Fatal(err)
 	}
-	return &trial{member: member, writes: 300, size: 64, fault: func() error {
+	return &trial{server: member, writes: 300, size: 64, fault: func() error {
 		if err := d.cut(); err != nil {
 			return err
 		}

@@ -95,10 +95,21 @@ func (f *follower) awaitRevision(revision int64) error {
 
 var errLoad = errors.New("the server stopped before the fault was injected")
 
-// trial is a series of faults against one member, with load and checks.
+// server is what is tried: one member, or several.
+type server interface {
+	// Dial opens a connection that outlives the faults.
+	Dial() *grpc.ClientConn
+	// Alive tells whether all of it runs.
+	Alive() bool
+	// Run starts what does not run, and waits until all of it serves.
+	Run() error
+}
+
+// trial is a series of faults against a server, with load and checks.
 type trial struct {
-	member *cluster.Member
-	// fault stops the member while the load runs, and makes it ready to start again.
+	server server
+	// fault stops the server, or a part of it, while the load runs, and makes it ready to start
+	// again.
 	fault func() error
 	// writes are waited for before each fault, at least one and at most this many.
 	writes int64
@@ -110,7 +121,7 @@ type trial struct {
 func (tr *trial) run(t *testing.T, rounds int, seed int64) error {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewSource(seed))
-	connection := tr.member.Dial()
+	connection := tr.server.Dial()
 	book := newLedger()
 	judge := newChecker(book)
 	follow := startFollower(connection)
@@ -118,7 +129,7 @@ func (tr *trial) run(t *testing.T, rounds int, seed int64) error {
 	for round := range rounds {
 		running := startLoad(connection, book, round, seed, tr.size)
 		running.awaitWrites(1 + random.Int63n(tr.writes))
-		if !tr.member.Alive() {
+		if !tr.server.Alive() {
 			running.finish()
 			return errLoad
 		}
@@ -127,7 +138,7 @@ func (tr *trial) run(t *testing.T, rounds int, seed int64) error {
 		if err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
-		if err := tr.member.Run(); err != nil {
+		if err := tr.server.Run(); err != nil {
 			return fmt.Errorf("round %d: restart: %w", round, err)
 		}
 		seen, _ := follow.seen()

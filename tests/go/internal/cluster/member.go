@@ -69,6 +69,23 @@ func Start(t testing.TB, program Program, options Options) *Member {
 // member id, which are computed from what is advertised, are equal in two one-member clusters.
 func New(t testing.TB, program Program, options Options) *Member {
 	t.Helper()
+	member := prepare(t, program, options)
+	member.args = append([]string{
+		"--name=one",
+		"--data-dir=" + member.DataDir,
+		"--listen-client-urls=http://" + member.Client,
+		"--advertise-client-urls=http://127.0.0.1:2379",
+		fmt.Sprintf("--listen-peer-urls=http://127.0.0.1:%d", FreePort(t)),
+		"--initial-advertise-peer-urls=http://127.0.0.1:2380",
+		"--initial-cluster=one=http://127.0.0.1:2380",
+		"--log-level=error",
+	}, options.Args...)
+	return member
+}
+
+// prepare makes a member that has no flags yet.
+func prepare(t testing.TB, program Program, options Options) *Member {
+	t.Helper()
 	folder := t.TempDir()
 	member := &Member{
 		Program: program,
@@ -81,16 +98,6 @@ func New(t testing.TB, program Program, options Options) *Member {
 	if member.DataDir == "" {
 		member.DataDir = filepath.Join(folder, "data")
 	}
-	member.args = append([]string{
-		"--name=one",
-		"--data-dir=" + member.DataDir,
-		"--listen-client-urls=http://" + member.Client,
-		"--advertise-client-urls=http://127.0.0.1:2379",
-		fmt.Sprintf("--listen-peer-urls=http://127.0.0.1:%d", FreePort(t)),
-		"--initial-advertise-peer-urls=http://127.0.0.1:2380",
-		"--initial-cluster=one=http://127.0.0.1:2380",
-		"--log-level=error",
-	}, options.Args...)
 	t.Cleanup(func() {
 		if member.Alive() {
 			member.Kill()

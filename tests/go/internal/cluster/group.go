@@ -1,0 +1,217 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+)
+
+// Group is a cluster of several members on loopback, which talk to each other.
+type Group struct {
+	Members []*Member
+
+	t     testing.TB
+	peers []string
+}
+
+// NewGroup prepares a new cluster with one member of each program, and starts none of them.
+func NewGroup(t testing.TB, programs ...Program) *Group {
+	t.Helper()
+	group := &Group{t: t}
+	var initial []string
+	for i := range programs {
+		peer := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
+		group.peers = append(group.peers, peer)
+		initial = append(initial, fmt.Sprintf("%s=%s", memberName(i), peer))
+	}
+	for i, program := range programs {
+		member := prepare(t, program, Options{})
+		member.args = []string{
+			"--name=" + memberName(i),
+			"--data-dir=" + member.DataDir,
+			"--listen-client-urls=http://" + member.Client,
+			"--advertise-client-urls=http://" + member.Client,
+			"--listen-peer-urls=" + group.peers[i],
+			"--initial-advertise-peer-urls=" + group.peers[i],
+			"--initial-cluster=" + strings.Join(initial, ","),
+			"--initial-cluster-state=new",
+			"--initial-cluster-token=" + t.Name(),
+			"--log-level=warn",
+		}
+		group.Members = append(group.Members, member)
+	}
+	return group
+}
+
+// StartGroup starts a new cluster and waits until each of its members serves.
+func StartGroup(t testing.TB, programs ...Program) *Group {
+	t.Helper()
+	group := NewGroup(t, programs...)
+	if err := group.Run(); err != nil {
+		t.Fatal(err)
+	}
+	return group
+}
+
+func memberName(i int) string { return fmt.Sprintf("member%d", i) }
+
+// Three is the same program three times.
+func Three(program Program) []Program { return slices.Repeat([]Program{program}, 3) }
+
+// Run starts the members that do not run, and waits until all serve and agree on their version.
+func (g *Group) Run() error {
+	for _, member := range g.Members {
+		if !member.Alive() {
+			if err := member.Launch(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, member := range g.Members {
+		if err := member.WaitReady(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Alive tells whether all members run.
+func (g *Group) Alive() bool {
+	return !slices.ContainsFunc(g.Members, func(m *Member) bool { return !m.Alive() })
+}
+
+// PeerURL is where a member listens for the others.
+func (g *Group) PeerURL(i int) string { return g.peers[i] }
+
+// Clients are the addresses of all members.
+func (g *Group) Clients() string {
+	var clients []string
+	for _, member := range g.Members {
+		clients = append(clients, member.Client)
+	}
+	return strings.Join(clients, ",")
+}
+
+// Dial opens a connection that spreads calls over all members that can be reached.
+func (g *Group) Dial() *grpc.ClientConn {
+	g.t.Helper()
+	var addresses []resolver.Address
+	for _, member := range g.Members {
+		addresses = append(addresses, resolver.Address{Addr: member.Client})
+	}
+	all := manual.NewBuilderWithScheme("group")
+	all.InitialState(resolver.State{Addresses: addresses})
+	connection, err := grpc.NewClient(all.Scheme()+":///all",
+		grpc.WithResolvers(all),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveLimit)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{
+				BaseDelay: pollInterval, Multiplier: 1.5, MaxDelay: time.Second / 5,
+			},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { connection.Close() })
+	return connection
+}
+
+// Leader waits until all members that run see the same leader among them, and returns it.
+func (g *Group) Leader() *Member {
+	g.t.Helper()
+	var problem error
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
+		leader, err := g.leader()
+		if err == nil {
+			return leader
+		}
+		problem = err
+		time.Sleep(pollInterval)
+	}
+	g.t.Fatalf("no leader after %v: %v", startTimeout, problem)
+	return nil
+}
+
+func (g *Group) leader() (*Member, error) {
+	var leader *Member
+	leaders := map[uint64]bool{}
+	for _, member := range g.Members {
+		if !member.Alive() {
+			continue
+		}
+		status, err := member.status()
+		if err != nil {
+			return nil, err
+		}
+		leaders[status.Leader] = true
+		if status.Leader == status.Header.MemberId {
+			leader = member
+		}
+	}
+	if len(leaders) != 1 || leader == nil {
+		return nil, fmt.Errorf("the members see these leaders: %v", leaders)
+	}
+	return leader, nil
+}
+
+func (m *Member) status() (*pb.StatusResponse, error) {
+	connection, err := m.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return pb.NewMaintenanceClient(connection).Status(ctx, &pb.StatusRequest{})
+}
+
+// SameHashes compares the data of all members that run, as of the current revision.
+func (g *Group) SameHashes(ctx context.Context) error {
+	revision := int64(0)
+	hashes := map[uint32][]string{}
+	for _, member := range g.Members {
+		if !member.Alive() {
+			continue
+		}
+		connection, err := member.dial()
+		if err != nil {
+			return err
+		}
+		defer connection.Close()
+		// After a linearizable read the member has all that was acknowledged before.
+		read, err := pb.NewKVClient(connection).Range(ctx, &pb.RangeRequest{Key: []byte("x")})
+		if err != nil {
+			return fmt.Errorf("reading from %s: %w", member.Program.Name, err)
+		}
+		if revision == 0 {
+			revision = read.Header.Revision
+		}
+		hash, err := pb.NewMaintenanceClient(connection).HashKV(ctx,
+			&pb.HashKVRequest{Revision: revision})
+		if err != nil {
+			return fmt.Errorf("hashing %s: %w", member.Program.Name, err)
+		}
+		hashes[hash.Hash] = append(hashes[hash.Hash], member.Program.Name+" "+member.Client)
+	}
+	if revision <= 1 {
+		return errors.New("there is nothing to compare")
+	}
+	if len(hashes) != 1 {
+		return fmt.Errorf("the data differ at revision %d: %v", revision, hashes)
+	}
+	return nil
+}
