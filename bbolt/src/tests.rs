@@ -243,6 +243,46 @@ fn the_newer_meta_counts_and_one_of_them_is_enough() {
     }
 }
 
+#[test]
+fn a_file_that_claims_to_be_huge_is_read_without_the_memory_for_it() {
+    const PAGES: u64 = 1 << 31;
+    let content = one_bucket([(b"k".to_vec(), vec![1; 5000])]);
+    let mut bytes = written(&content, 512);
+    for meta in [0, 512] {
+        bytes[meta + 16 + 40..meta + 16 + 48].copy_from_slice(&PAGES.to_le_bytes());
+        reseal(&mut bytes, meta);
+    }
+    let on_disk = file_of(&bytes);
+    let file = File::open(on_disk.path()).expect_err("it has no such pages");
+    assert!(matches!(file.problem(), Problem::Cut { .. }), "{file}");
+    // A hole in a file has a length and takes no room.
+    on_disk
+        .as_file()
+        .set_len(PAGES * 512)
+        .expect("a sparse file");
+    let file = File::open(on_disk.path()).expect("it is long enough");
+    assert_eq!(read(&file).expect("readable"), content);
+    let error = file.check().expect_err("a bit for each page is too much");
+    assert!(
+        matches!(error.problem(), Problem::TooManyPages { .. }),
+        "{error}"
+    );
+    // The leaf says that it goes on over a terabyte of the hole.
+    let leaf = 2 * 512;
+    bytes[leaf + 12..leaf + 16].copy_from_slice(&(PAGES as u32 - 10).to_le_bytes());
+    let on_disk = file_of(&bytes);
+    on_disk
+        .as_file()
+        .set_len(PAGES * 512)
+        .expect("a sparse file");
+    let file = File::open(on_disk.path()).expect("it is long enough");
+    let error = read(&file).expect_err("a page of a terabyte");
+    assert!(
+        matches!(error.problem(), Problem::TooLarge { .. }),
+        "{error}"
+    );
+}
+
 fn contents() -> impl Strategy<Value = Content> {
     let name = vec(any::<u8>(), 1..12);
     let value = prop_oneof![
@@ -276,9 +316,14 @@ fn damage(bytes: &mut [u8], page: Index, at: usize, new: &[u8]) {
     }
     // A meta page with the right checksum is believed.
     for meta in [0, 512] {
-        let sum = crate::meta::fnv1a(&bytes[meta + 16..meta + 72]);
-        bytes[meta + 72..meta + 80].copy_from_slice(&sum.to_le_bytes());
+        reseal(bytes, meta);
     }
+}
+
+/// Makes the checksum of the meta page at `meta` match what is in it.
+fn reseal(bytes: &mut [u8], meta: usize) {
+    let sum = crate::meta::fnv1a(&bytes[meta + 16..meta + 72]);
+    bytes[meta + 72..meta + 80].copy_from_slice(&sum.to_le_bytes());
 }
 
 proptest! {

@@ -154,6 +154,40 @@ func TestASlowClientHoldsNobodyUp(t *testing.T) {
 	waitForLog(t, member, "successfully sent database snapshot to client", 1)
 }
 
+// A server that stops does not wait for a client that takes nothing.
+func TestAStopEndsASnapshot(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
+	fill(t, ctx, connect(t, member), 120)
+	stream, err := pb.NewMaintenanceClient(member.Dial()).Snapshot(ctx, &pb.SnapshotRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if err := member.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	// etcd ends itself with the signal that it was sent.
+	if exit, err := member.WaitExit(time.Second); err != nil || (exit != nil && !cluster.SubjectIsEtcd()) {
+		t.Errorf("the member ended with %v", exit)
+	}
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if errors.Is(err, io.EOF) {
+		t.Error("what the client has looks like a complete snapshot")
+	}
+	if err := member.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if status := statusOf(t, save(t, member)); status.Revision != 121 {
+		t.Errorf("the snapshot is at revision %d after 120 puts", status.Revision)
+	}
+}
+
 // waitForLog waits until the member has logged a text so many times.
 func waitForLog(t testing.TB, member *cluster.Member, text string, times int) {
 	t.Helper()
