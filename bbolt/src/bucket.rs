@@ -20,7 +20,8 @@ enum Root {
     Inline(Page, u64),
 }
 
-/// What a bucket holds at one key.
+/// What a bucket holds at one key. Keys and values share the memory of the page that they are in:
+/// whoever keeps small ones for long copies them.
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// A key and its value.
@@ -110,7 +111,8 @@ impl Bucket {
     }
 }
 
-/// Walks over a bucket's keys and values. After an error it is at its end.
+/// Walks over a bucket's keys and values, which share the memory of their page as those of an
+/// [`Entry`] do. After an error it is at its end.
 #[derive(Debug)]
 pub struct Pairs {
     entries: Entries,

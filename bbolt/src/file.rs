@@ -192,7 +192,8 @@ impl Iterator for Buckets {
 
 /// The newer of the two meta pages that are sound.
 fn newer_meta(file: &fs::File, file_bytes: u64) -> Result<Meta, Problem> {
-    let read = |at: u64, index| -> Result<Result<Meta, MetaProblem>, Problem> {
+    type Found = Result<Meta, MetaProblem>;
+    let read = |at: u64, index| -> Result<Found, Problem> {
         let mut bytes = [0; META_BYTES];
         if file_bytes.saturating_sub(at) < META_BYTES as u64 {
             return Ok(Err(MetaProblem::Short));
@@ -200,36 +201,31 @@ fn newer_meta(file: &fs::File, file_bytes: u64) -> Result<Meta, Problem> {
         file.read_exact_at(&mut bytes, at)?;
         Ok(Meta::parse(&bytes, index))
     };
-    let first = read(0, 0)?;
-    let second = match first {
-        Ok(first) => read(first.page_size.into(), 1)?,
-        Err(_) => {
-            // The page size is not known: the second one is at the size that it names.
-            let mut second = Err(MetaProblem::Short);
-            let mut size = *PAGE_SIZES.start();
-            while size <= *PAGE_SIZES.end() {
-                let found = read(size.into(), 1)?;
-                let is_here = found.is_ok_and(|meta| meta.page_size == size);
-                if is_here || second == Err(MetaProblem::Short) {
-                    second = found;
-                }
-                if is_here {
-                    break;
-                }
-                size *= 2;
-            }
-            second.and_then(|meta| match meta.page_size == size {
-                true => Ok(meta),
-                false => Err(MetaProblem::PageSize(meta.page_size)),
-            })
-        }
+    // The second one is where the first page of its own size ends.
+    let second_of = |page_size: u32| -> Result<Found, Problem> {
+        Ok(read(page_size.into(), 1)?.and_then(|meta| {
+            let is_here = meta.page_size == page_size;
+            is_here
+                .then_some(meta)
+                .ok_or(MetaProblem::PageSize(meta.page_size))
+        }))
     };
+    let first = read(0, 0)?;
+    let mut second = second_of(first.map_or(USUAL_PAGE_SIZE, |meta| meta.page_size))?;
+    let mut page_size = *PAGE_SIZES.start();
+    while first.is_err() && second.is_err() && page_size <= *PAGE_SIZES.end() {
+        second = second_of(page_size)?.or(second);
+        page_size *= 2;
+    }
     match (first, second) {
         (Ok(first), Ok(second)) if second.transaction > first.transaction => Ok(second),
         (Ok(meta), _) | (Err(_), Ok(meta)) => Ok(meta),
         (Err(first), Err(second)) => Err(Problem::NoMeta(first, second)),
     }
 }
+
+/// Of nearly all files.
+const USUAL_PAGE_SIZE: u32 = 4096;
 
 /// The branches of a large tree; 1 MiB of pages of 4 KiB.
 const CACHED_PAGES: usize = 256;

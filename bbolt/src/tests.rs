@@ -241,6 +241,23 @@ fn the_newer_meta_counts_and_one_of_them_is_enough() {
         assert_eq!(file.meta().transaction, 1 - page as u64);
         assert_eq!(read(&file).expect("sound"), content);
     }
+    for exponent in 9..=16 {
+        let mut damaged = written(&content, 1 << exponent);
+        damaged[20] ^= 1;
+        let on_disk = file_of(&damaged);
+        let file = File::open(on_disk.path()).expect("the second meta is sound");
+        assert_eq!(file.page_size(), 1 << exponent);
+    }
+}
+
+#[test]
+fn a_second_meta_of_another_page_size_does_not_count() {
+    let mut bytes = written(&one_bucket([(b"k".to_vec(), b"v".to_vec())]), 4096);
+    bytes[4096 + 16 + 8..4096 + 16 + 12].copy_from_slice(&8192_u32.to_le_bytes());
+    reseal(&mut bytes, 4096);
+    let on_disk = file_of(&bytes);
+    let file = File::open(on_disk.path()).expect("the first meta is sound");
+    assert_eq!((file.meta().transaction, file.page_size()), (0, 4096));
 }
 
 #[test]
