@@ -69,7 +69,11 @@ func generateAndRun(t *testing.T, seed int64, count int) ([]operation, error) {
 		}
 	}
 	last := operation{method: watchSync}
-	return append(done, last), s.do(last)
+	done = append(done, last)
+	if err := s.do(last); err != nil {
+		return done, err
+	}
+	return done, sameSnapshots(t, s)
 }
 
 // startSession starts two fresh servers.

@@ -6,15 +6,13 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
+	"trilith.dev/tests/internal/boltfile"
 	"trilith.dev/tests/internal/cluster"
 )
 
@@ -63,71 +61,24 @@ func statusOf(t testing.TB, path string) fileStatus {
 	return status
 }
 
-// content is every bucket of a file with its pairs.
-type content struct {
-	buckets map[string]map[string]string
-	// hash is over everything, as etcdutl computes it.
-	hash uint32
-	// memberHash is over what members agree on, as the RPC `Hash` computes it.
-	memberHash uint32
-	// records are the keys of the bucket `key`, in order.
-	records []string
-}
-
-func contentOf(t testing.TB, path string) content {
+func contentOf(t testing.TB, path string) boltfile.Content {
 	t.Helper()
-	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true})
+	content, err := boltfile.Read(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
-	all, agreed := crc32.New(castagnoli), crc32.New(castagnoli)
-	found := content{buckets: map[string]map[string]string{}}
-	err = db.View(func(tx *bolt.Tx) error {
-		for err := range tx.Check() {
-			t.Errorf("bbolt finds fault with the snapshot: %v", err)
-		}
-		return tx.ForEach(func(name []byte, bucket *bolt.Bucket) error {
-			all.Write(name)
-			agreed.Write(name)
-			pairs := map[string]string{}
-			found.buckets[string(name)] = pairs
-			return bucket.ForEach(func(key, value []byte) error {
-				all.Write(key)
-				all.Write(value)
-				if string(name) != "meta" || !ownKeys[string(key)] {
-					agreed.Write(key)
-					agreed.Write(value)
-				}
-				if string(name) == "key" {
-					found.records = append(found.records, string(key))
-				}
-				pairs[string(key)] = string(value)
-				return nil
-			})
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	found.hash, found.memberHash = all.Sum32(), agreed.Sum32()
-	return found
+	return content
 }
 
 // number is an unsigned number of the bucket `meta`.
-func (c content) number(t testing.TB, key string) uint64 {
+func number(t testing.TB, content boltfile.Content, key string) uint64 {
 	t.Helper()
-	value := c.buckets["meta"][key]
+	value := content.Buckets["meta"][key]
 	if len(value) != 8 {
 		t.Fatalf("%s of the bucket meta is %q", key, value)
 	}
 	return binary.BigEndian.Uint64([]byte(value))
 }
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// ownKeys of the bucket `meta` may differ from member to member.
-var ownKeys = map[string]bool{"consistent_index": true, "term": true, "storageVersion": true}
 
 // restore makes a data directory of the snapshot, as an operator does.
 func restore(t testing.TB, path string) string {

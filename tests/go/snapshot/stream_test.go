@@ -46,16 +46,16 @@ func TestASnapshotIsAPrefixOfWhatIsWritten(t *testing.T) {
 			t.Errorf("a later snapshot is at revision %d, the one before at %d", status.Revision, last)
 		}
 		last = status.Revision
-		for at, record := range content.records {
+		for at, record := range content.Records {
 			main := binary.BigEndian.Uint64([]byte(record))
-			value := content.buckets["key"][record]
+			value := content.Buckets["key"][record]
 			if main != uint64(at+2) || !strings.Contains(value, fmt.Sprintf("key %d", main)) {
 				t.Fatalf("record %d of the snapshot at %d is %q", at, last, record)
 			}
 		}
 		// Every put was an entry, and there were others before.
-		if index := content.number(t, "consistent_index"); index <= uint64(len(content.records)) {
-			t.Errorf("index %d with %d records", index, len(content.records))
+		if index := number(t, content, "consistent_index"); index <= uint64(len(content.Records)) {
+			t.Errorf("index %d with %d records", index, len(content.Records))
 		}
 	}
 	stop()
