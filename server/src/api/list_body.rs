@@ -9,15 +9,18 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::{Response as Reply, Status};
 
+use super::snapshot_stream::STALL_MAX;
 use super::status::status;
 use crate::error::RequestError;
 use crate::limits::GRPC_SEND_BYTES_MAX;
@@ -31,7 +34,7 @@ pub(super) trait Parts: Send + 'static {
 /// A reply that is sent as `frames`, and then what `parts` makes, with `placeholder` for what the
 /// generated service wants to have.
 pub(super) fn reply<T>(placeholder: T, frames: Vec<Bytes>, parts: Option<impl Parts>) -> Reply<T> {
-    let body = Body::new(ListBody::new(frames, parts));
+    let body = Body::new(ListBody::new(frames, parts, STALL_MAX));
     let mut reply = Reply::new(placeholder);
     let held = Held(Arc::new(Mutex::new(Some(body))));
     reply.extensions_mut().insert(held);
@@ -56,7 +59,9 @@ struct Held(Arc<Mutex<Option<Body>>>);
 struct ListBody<P> {
     frames: VecDeque<Bytes>,
     rest: Rest,
-    parked: Arc<Parked<P>>,
+    parking: Arc<Parking<P>>,
+    /// Gives the client up when it has stopped.
+    watch: Option<JoinHandle<()>>,
 }
 
 /// What comes behind the frames.
@@ -78,16 +83,24 @@ struct Maker<P> {
     made: mpsc::Sender<Made>,
 }
 
-type Parked<P> = Mutex<Option<Maker<P>>>;
+type Parking<P> = Mutex<Parked<P>>;
+
+/// Where a maker waits until a part is taken.
+struct Parked<P> {
+    maker: Option<Maker<P>>,
+    /// Parts that were taken.
+    taken: u64,
+    is_given_up: bool,
+}
 
 impl<P: Parts> Maker<P> {
-    fn run(mut self, parked: &Parked<P>) {
+    fn run(mut self, parking: &Parking<P>) {
         loop {
             if self.made.capacity() == 0 {
-                let mut parked = parked.lock();
+                let mut parked = parking.lock();
                 // Looked at again under the lock: whoever makes room from now on finds us here.
                 if self.made.capacity() == 0 {
-                    *parked = Some(self);
+                    parked.maker = Some(self);
                     return;
                 }
             }
@@ -102,24 +115,76 @@ impl<P: Parts> Maker<P> {
     }
 }
 
+/// Drops a maker that has been parked for at least `stall_max` while no part was taken. Its view
+/// keeps what compactions remove on disk, and a client may stop for good without closing.
+async fn give_up_stalled<P>(parking: Arc<Parking<P>>, stall_max: Duration) {
+    let mut seen = None;
+    loop {
+        tokio::time::sleep(stall_max).await;
+        let mut parked = parking.lock();
+        if parked.maker.is_some() && seen == Some(parked.taken) {
+            parked.maker = None;
+            parked.is_given_up = true;
+            return;
+        }
+        seen = Some(parked.taken);
+    }
+}
+
 impl<P: Parts> ListBody<P> {
-    fn new(frames: Vec<Bytes>, parts: Option<P>) -> Self {
+    fn new(frames: Vec<Bytes>, parts: Option<P>, stall_max: Duration) -> Self {
+        let parked = Parked {
+            maker: None,
+            taken: 0,
+            is_given_up: false,
+        };
         let mut body = Self {
             frames: frames.into(),
             rest: Rest::Trailers(Status::ok("")),
-            parked: Arc::default(),
+            parking: Arc::new(Mutex::new(parked)),
+            watch: None,
         };
         if let Some(parts) = parts {
             let (made, parts_made) = mpsc::channel(PARTS_AHEAD);
             body.rest = Rest::Made(parts_made);
             body.go_on(Maker { parts, made });
+            let watch = give_up_stalled(body.parking.clone(), stall_max);
+            body.watch = Some(tokio::spawn(watch));
         }
         body
     }
 
     fn go_on(&self, maker: Maker<P>) {
-        let parked = self.parked.clone();
-        tokio::task::spawn_blocking(move || maker.run(&parked));
+        let parking = self.parking.clone();
+        tokio::task::spawn_blocking(move || maker.run(&parking));
+    }
+
+    /// Notes that a part was taken, and has more made when few are `left`.
+    fn took(&self, left: usize) {
+        let mut parked = self.parking.lock();
+        parked.taken += 1;
+        if left <= PARTS_LEFT
+            && let Some(maker) = parked.maker.take()
+        {
+            self.go_on(maker);
+        }
+    }
+
+    /// Why the parts have ended before the last.
+    fn broken_off(&self) -> Status {
+        if self.parking.lock().is_given_up {
+            return Status::deadline_exceeded("the client has stopped reading for too long");
+        }
+        // The runtime stops, and with it the server.
+        status(RequestError::Stopped)
+    }
+}
+
+impl<P> Drop for ListBody<P> {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
     }
 }
 
@@ -145,17 +210,12 @@ impl<P: Parts> HttpBody for ListBody<P> {
                 }
                 Rest::Nothing => return Poll::Ready(None),
             };
-            if left <= PARTS_LEFT
-                && let Some(maker) = self.parked.lock().take()
-            {
-                self.go_on(maker);
-            }
+            self.took(left);
             match part {
                 Some(Ok(Some(frames))) => self.frames = frames.into(),
                 Some(Ok(None)) => self.rest = Rest::Trailers(Status::ok("")),
                 Some(Err(error)) => self.rest = Rest::Trailers(error),
-                // The runtime stops, and with it the server.
-                None => self.rest = Rest::Trailers(status(RequestError::Stopped)),
+                None => self.rest = Rest::Trailers(self.broken_off()),
             }
         }
     }
@@ -195,3 +255,65 @@ const PARTS_AHEAD: usize = 3;
 /// With so many of them left the next ones are begun: waking a thread for each would cost more
 /// than some are worth.
 const PARTS_LEFT: usize = 1;
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tonic::Code;
+
+    use super::*;
+
+    /// Numbered parts up to a last one; it knows how many were made.
+    struct Numbers {
+        next: u8,
+        last: u8,
+        alive: Arc<()>,
+    }
+
+    impl Parts for Numbers {
+        fn next(&mut self) -> Result<Option<Vec<Bytes>>, Status> {
+            self.next += 1;
+            let part = vec![Bytes::copy_from_slice(&[self.next]); 2];
+            Ok((self.next <= self.last).then_some(part))
+        }
+    }
+
+    fn numbers(last: u8) -> (Numbers, Arc<()>) {
+        let alive = Arc::default();
+        let parts = Numbers {
+            next: 0,
+            last,
+            alive: Arc::clone(&alive),
+        };
+        (parts, alive)
+    }
+
+    #[tokio::test]
+    async fn parts_come_whole_and_in_order_however_many_there_are() {
+        for last in 0..20 {
+            let (parts, _alive) = numbers(last);
+            let begin = vec![Bytes::from_static(b"begin")];
+            let body = ListBody::new(begin, Some(parts), STALL_MAX);
+            let collected = body.collect().await.expect("never fails");
+            assert_eq!(collected.trailers().expect("a status")["grpc-status"], "0");
+            let numbers = (1..=last).flat_map(|number| [number; 2]);
+            let expected = b"begin".iter().copied().chain(numbers);
+            assert!(collected.to_bytes().iter().copied().eq(expected), "{last}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_is_given_up_and_what_was_made_still_comes() {
+        let (parts, alive) = numbers(100);
+        assert!(Arc::ptr_eq(&parts.alive, &alive));
+        let body = ListBody::new(Vec::new(), Some(parts), Duration::from_millis(1));
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
+        let collected = body.collect().await.expect("never fails");
+        let trailers = collected.trailers().expect("a status").clone();
+        let status = Status::from_header_map(&trailers).expect("a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(collected.to_bytes().len(), 2 * PARTS_AHEAD);
+    }
+}

@@ -250,7 +250,7 @@ const SNAPSHOTS_MAX: usize = 16;
 
 /// A client on a slow line takes a blob within seconds, and an operator who has suspended etcdctl
 /// may come back.
-const STALL_MAX: Duration = Duration::from_secs(10 * 60);
+pub(super) const STALL_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// How often a long transfer is told in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
