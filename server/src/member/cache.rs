@@ -180,8 +180,17 @@ impl Storage for CachedLog {
         Ok(self.last)
     }
 
+    /// Names the state without holding it: whoever sends it puts in its place what is applied by
+    /// then, which is never less than what was compacted away.
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+        if self.base.index == 0 {
+            // All entries are still there.
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (self.base.index, self.base.term);
+        Ok(snapshot)
     }
 }
 
@@ -238,6 +247,22 @@ mod tests {
             .iter()
             .map(|entry| (entry.index, entry.term))
             .collect()
+    }
+
+    #[test]
+    fn a_snapshot_is_named_only_when_entries_are_gone() {
+        let (disk, mut log) = log(4);
+        let base = |log: &CachedLog| {
+            let snapshot = log.snapshot(0, 9)?;
+            let metadata = snapshot.get_metadata();
+            Ok::<_, raft::Error>((metadata.index, metadata.term))
+        };
+        assert_eq!(base(&log).unwrap(), (2, 1));
+        log.append(&entries(5..9, 2));
+        log.compact(6).unwrap();
+        assert_eq!(base(&log).unwrap(), (6, 2));
+        let whole = CachedLog::new(disk, &Recovered::default(), ConfState::default());
+        assert!(base(&whole).is_err());
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub trait CommittedSink: Send + Sync + 'static {
     /// These proposals were not taken and will never be in the log.
     fn dropped(&self, ids: &[RequestId]);
 
-    /// Messages to peers, each to its `to`; they may be lost.
+    /// Messages to peers, each to its `to`; they may be lost. A snapshot message says only that its
+    /// peer needs the state: what was sent must be told by [`MemberHandle::report_snapshot`].
     fn send(&self, messages: Vec<raftpb::Message>);
 }
 
@@ -250,6 +251,14 @@ impl MemberHandle {
     pub fn report_unreachable(&self, peer: MemberId) {
         // A queue that is full has word of more important things.
         let _lost = self.shared.mailbox.request(Request::Unreachable(peer));
+    }
+
+    /// The snapshot that [`CommittedSink::send`] was given for this peer has arrived, or not. Raft
+    /// sends the peer nothing else until it hears of it.
+    pub fn report_snapshot(&self, peer: MemberId, arrived: bool) {
+        let request = Request::SnapshotSent(peer, arrived);
+        // Only a mailbox that is stopped refuses it.
+        let _stopped = self.shared.mailbox.request(request);
     }
 
     /// The member as it was last seen.

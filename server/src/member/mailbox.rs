@@ -67,6 +67,8 @@ pub(crate) enum Request {
     TransferLeader(MemberId),
     /// A message to this peer was lost.
     Unreachable(MemberId),
+    /// A snapshot has come to this peer, or not.
+    SnapshotSent(MemberId, bool),
     /// From the apply thread, which waits for the answer.
     ApplyConfChange(Option<ConfChange>, Sender<Result<ConfState, String>>),
 }
@@ -119,11 +121,15 @@ impl Mailbox {
         if inbox.stop {
             return Err(ProposeRefused::Stopped);
         }
-        let from_apply = matches!(request, Request::ApplyConfChange(..));
+        // Apply and raft wait for these.
+        let awaited = matches!(
+            request,
+            Request::ApplyConfChange(..) | Request::SnapshotSent(..)
+        );
         let message_bytes = inbox.message_bytes + request.bytes();
         let full = inbox.requests.len() >= REQUESTS_MAX || message_bytes > MESSAGE_BYTES_MAX;
         // One alone always fits: it was checked against the limit of messages.
-        if full && !inbox.requests.is_empty() && !from_apply {
+        if full && !inbox.requests.is_empty() && !awaited {
             return Err(ProposeRefused::QueueFull);
         }
         inbox.message_bytes = message_bytes;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::eraftpb::{HardState, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{RawNode, SnapshotStatus, StateRole};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use trilith_proto::etcdserverpb::InternalRaftRequest;
@@ -106,6 +106,8 @@ pub(crate) enum Event {
     TransferLeader(MemberId),
     /// A message to this peer was lost: it is sent less until it answers.
     Unreachable(MemberId),
+    /// A snapshot has come to this peer, or not.
+    SnapshotSent(MemberId, bool),
     /// The state is durable up to this index: older entries may go.
     CompactLog(Index),
 }
@@ -193,6 +195,7 @@ impl Member {
             Event::Applied(index) => self.on_applied(index),
             Event::TransferLeader(to) => self.node.transfer_leader(to.get()),
             Event::Unreachable(peer) => self.node.report_unreachable(peer.get()),
+            Event::SnapshotSent(peer, arrived) => self.on_snapshot_sent(peer, arrived),
             Event::CompactLog(durable) => self.on_compact_log(durable),
         }
         self.draw_election_timeout();
@@ -323,6 +326,16 @@ impl Member {
                 self.applying.remember(index, term, proposal.decoded);
             }
         }
+    }
+
+    /// Raft goes on behind the snapshot, or tries again.
+    fn on_snapshot_sent(&mut self, peer: MemberId, arrived: bool) {
+        let status = if arrived {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
+        self.node.report_snapshot(peer.get(), status);
     }
 
     fn on_compact_log(&mut self, durable: Index) {

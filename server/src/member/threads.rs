@@ -153,6 +153,7 @@ impl RaftThread {
             Request::ReadIndex(context) => Event::ReadIndex(context),
             Request::TransferLeader(to) => Event::TransferLeader(to),
             Request::Unreachable(peer) => Event::Unreachable(peer),
+            Request::SnapshotSent(peer, arrived) => Event::SnapshotSent(peer, arrived),
             Request::ApplyConfChange(change, answer) => {
                 let state = self.member.apply_conf_change(change.as_ref());
                 // The apply thread waits for it, unless it is gone.

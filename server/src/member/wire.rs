@@ -90,7 +90,7 @@ pub(crate) fn to_peer(message: eraftpb::Message) -> raftpb::Message {
         index: message.index,
         entries: message.entries.into_iter().map(entry_to_peer).collect(),
         commit: message.commit,
-        snapshot: None,
+        snapshot: message.snapshot.into_option().map(snapshot_to_peer),
         reject: message.reject,
         reject_hint: message.reject_hint,
         context: message.context,
@@ -110,6 +110,19 @@ fn entry_from_peer(peer: raftpb::Entry, proposed: bool) -> Result<eraftpb::Entry
     let mut converted = entry(kind);
     (converted.term, converted.index) = (peer.term, peer.index);
     Ok(converted)
+}
+
+/// Names a state; who votes in it is known to those who send it.
+fn snapshot_to_peer(snapshot: eraftpb::Snapshot) -> raftpb::Snapshot {
+    let metadata = snapshot.get_metadata();
+    raftpb::Snapshot {
+        metadata: Some(raftpb::SnapshotMetadata {
+            index: metadata.index,
+            term: metadata.term,
+            conf_state: None,
+        }),
+        data: snapshot.data,
+    }
 }
 
 fn entry_to_peer(entry: eraftpb::Entry) -> raftpb::Entry {

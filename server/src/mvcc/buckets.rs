@@ -13,6 +13,7 @@ use prost::Message;
 use trilith_proto::raftpb;
 
 use crate::{
+    ids::{Index, Term},
     mvcc::{
         record::{Address, Kind, Row},
         store,
@@ -52,6 +53,14 @@ pub fn walk_buckets<S: BucketSink>(view: &View, sink: &mut S) -> Result<(), S::E
         }
     }
     Ok(())
+}
+
+/// The last entry that the state of `view` has applied, and its term; zero for a new one.
+pub fn applied(view: &View) -> Result<(Index, Term), StorageError> {
+    match view.get(Family::Meta, meta::APPLIED)? {
+        Some(value) => store::parse_applied(&value),
+        None => Ok((Index::new(0), Term::new(0))),
+    }
 }
 
 /// The storage version that etcd would have written: that of the cluster, since 3.6 knows it.

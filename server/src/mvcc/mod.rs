@@ -48,7 +48,7 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use buckets::{BucketSink, storage_version, walk_buckets};
+pub use buckets::{BucketSink, applied, storage_version, walk_buckets};
 pub use error::MvccError;
 pub use event::{Event, EventKind, RevisionEvents};
 pub use hash::KvHash;

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::watch;
 
 use super::fatal::fatal;
+use super::snapshots::LogHold;
 use crate::ids::{Index, Revision};
 use crate::member::MemberHandle;
 use crate::mvcc::compaction::{self, CompactionOptions};
@@ -24,6 +25,8 @@ pub(super) struct Flusher {
     pub(super) member: MemberHandle,
     /// `--snapshot-count`: how many more entries must be durable before the log is cut again.
     pub(super) entries_between_cuts: u64,
+    /// Says when the log must not be cut.
+    pub(super) hold: LogHold,
     /// Closed when the server stops.
     pub(super) stop: Receiver<()>,
 }
@@ -58,7 +61,8 @@ impl Flusher {
     /// Lets the log go up to what a crash would leave in the state.
     fn cut_log(&self, cut: &mut Index) {
         let durable = self.durable();
-        if durable.get() >= cut.get() + self.entries_between_cuts {
+        let due = durable.get() >= cut.get() + self.entries_between_cuts;
+        if due && !self.hold.is_held() {
             self.member.compact_log(durable);
             *cut = durable;
         }

@@ -11,6 +11,7 @@ mod peers;
 mod publish;
 mod serve;
 mod sink;
+mod snapshots;
 
 pub use error::NodeError;
 pub use serve::run;

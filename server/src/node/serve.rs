@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -20,6 +21,7 @@ use super::expiry::Expiry;
 use super::peers::{self, PeerRuntime, ToMember};
 use super::publish;
 use super::sink::{Sink, ToRaft};
+use super::snapshots::{LogHold, SnapshotSender};
 use crate::alarm::Alarms;
 use crate::api::{
     ClusterService, ConnectionSettings, HeaderSource, KvService, LeaseService, MaintenanceService,
@@ -70,7 +72,7 @@ pub async fn run(
     }
     let (removed, mut is_removed) = watch::channel(false);
     let node = Node::start(&config, opened, &peer_runtime, removed)?;
-    let endpoints = endpoints(&node.state, tokio::runtime::Handle::current());
+    let endpoints = endpoints(&node.state, Handle::current());
     let serve_peers = peer::serve(peer_listeners, node.peers.clone(), endpoints);
     peer_runtime.handle().spawn(serve_peers);
     let (stop, stopping) = watch::channel(false);
@@ -149,6 +151,8 @@ impl Node {
         let state = load_state(config, &store)?;
         let to_member = Arc::new(ToMember::new(state.membership.clone(), removed));
         let peers = peers::connect(config, &identity, peer_runtime, to_member.clone());
+        let snapshots = SnapshotSender::new(&store, &peers, &to_member, Handle::current());
+        let hold = snapshots.hold.clone();
         let wait = Arc::new(Wait::<Applied>::default());
         let applied_wait = Arc::new(AppliedWait::default());
         let hub = WatchHub::new(store.clone())?;
@@ -164,6 +168,7 @@ impl Node {
             lease_extension: config.election_timeout,
             leader,
             peers: peers.clone(),
+            snapshots,
         };
         let options = member_options(config, id);
         let member = log.start(options, store.applied(), opened.conf_state, Arc::new(sink))?;
@@ -198,7 +203,7 @@ impl Node {
             threads: Vec::new(),
             opened: opened.kept,
         };
-        node.spawn_threads(config, applier, entries)?;
+        node.spawn_threads(config, applier, entries, hold)?;
         Ok(node)
     }
 
@@ -207,6 +212,7 @@ impl Node {
         config: &Config,
         applier: Applier,
         entries: Receiver<Vec<Entry>>,
+        hold: LogHold,
     ) -> Result<(), NodeError> {
         let (stop, stopping) = bounded(0);
         self.stop = Some(stop);
@@ -225,6 +231,7 @@ impl Node {
             store: self.state.store.clone(),
             member: self.member.clone(),
             entries_between_cuts: config.snapshot_count,
+            hold,
             stop: stopping.clone(),
         };
         let compactor = Compactor {

@@ -9,6 +9,7 @@ use trilith_proto::raftpb;
 
 use super::fatal::fatal;
 use super::peers::urls;
+use super::snapshots::SnapshotSender;
 use crate::apply::{Applied, ConfChanger, Entry, Payload};
 use crate::cluster::Membership;
 use crate::error::RequestError;
@@ -37,6 +38,8 @@ pub(super) struct Sink {
     pub(super) leader: watch::Sender<Option<MemberId>>,
     /// The other members.
     pub(super) peers: Peers,
+    /// To those who are too far behind.
+    pub(super) snapshots: SnapshotSender,
 }
 
 impl CommittedSink for Sink {
@@ -83,7 +86,14 @@ impl CommittedSink for Sink {
     }
 
     fn send(&self, messages: Vec<raftpb::Message>) {
+        let is_snapshot =
+            |message: &raftpb::Message| message.r#type == raftpb::MessageType::MsgSnap as i32;
+        let (snapshots, messages) = messages.into_iter().partition(is_snapshot);
         self.peers.send(messages);
+        let snapshots: Vec<_> = snapshots;
+        for snapshot in snapshots {
+            self.snapshots.send(snapshot);
+        }
     }
 }
 

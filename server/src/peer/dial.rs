@@ -1,10 +1,12 @@
 //! Connections to other members: one HTTP/1.1 request at a time on each.
 
+use std::error::Error;
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, Uri};
+use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -30,12 +32,17 @@ pub(super) enum DialError {
 }
 
 /// A connection to a peer that is ready for the next request.
-pub(super) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+pub(super) struct Connection<B = Full<Bytes>> {
+    sender: SendRequest<B>,
     host: String,
 }
 
-impl Connection {
+impl<B> Connection<B>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     /// Connects to one of a peer's URLs.
     pub(super) async fn open(url: &str, timeouts: &PeerTimeouts) -> Result<Self, DialError> {
         let host = authority(url).ok_or_else(|| DialError::Url(url.to_owned()))?;
@@ -55,7 +62,7 @@ impl Connection {
     /// Sends a request, and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<B>,
         wait: Duration,
     ) -> Result<Response<Incoming>, DialError> {
         if let Ok(host) = self.host.parse() {

@@ -20,14 +20,18 @@ mod outgoing;
 mod pipeline;
 mod probe;
 mod routes;
+mod snapshot;
 mod status;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use trilith_proto::raftpb::{Message, MessageType};
 
 use self::headers::Introduction;
@@ -190,6 +194,25 @@ impl Peers {
         }
     }
 
+    /// Sends a snapshot: its message, then the `size` bytes of the file as they come through
+    /// `pieces`, of which an error ends it. Returns once the peer has taken all of it.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not, as a text for the log.
+    pub async fn send_snapshot(
+        &self,
+        message: Message,
+        size: u64,
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+    ) -> Result<(), String> {
+        let to = MemberId::new(message.to);
+        let peer = self.find(to).ok_or("the member is not known")?;
+        let sending = async move { snapshot::send(&peer, &message, size, pieces).await };
+        let sent = self.shared.runtime.spawn(sending).await;
+        sent.map_err(|_canceled| "the server stops".to_owned())?
+    }
+
     /// Since when a peer is reachable without a break; `None` while it is not.
     pub fn active_since(&self, id: MemberId) -> Option<Instant> {
         self.member(id)?.active_since()
@@ -239,6 +262,7 @@ impl Shared {
 
 const RAFT_PATH: &str = "/raft";
 const PROBING_PATH: &str = "/raft/probing";
+const SNAPSHOT_PATH: &str = "/raft/snapshot";
 const STREAM_PATH: &str = "/raft/stream/";
 
 /// Bytes of one message: raft's own bound of 1 MiB for an append of several entries, and what a

@@ -2,7 +2,10 @@ package cluster
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"trilith.dev/tests/internal/cluster"
 )
@@ -41,5 +44,57 @@ func TestMixedClusters(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A member of etcd's that was away for longer than the log reaches back gets the whole state from
+// this program's leader, and goes on from it.
+func TestEtcdCatchesUpBySnapshot(t *testing.T) {
+	etcd, subject := cluster.Reference(t), cluster.Subject(t)
+	group := cluster.NewGroup(t, etcd, subject, subject)
+	group.AddArgs("--snapshot-count=100", "--snapshot-catchup-entries=10", "--log-level=info")
+	if err := group.Run(); err != nil {
+		t.Fatal(err)
+	}
+	away := group.Members[0]
+	away.Kill()
+	group.Leader()
+	connection := group.Dial()
+	grant := &pb.LeaseGrantRequest{ID: 7, TTL: 1000}
+	if _, err := pb.NewLeaseClient(connection).LeaseGrant(context20s(t), grant); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 {
+		put(t, connection, fmt.Sprint("without", i), "x")
+	}
+	// A stop makes the state durable, after which the log is cut.
+	for _, member := range group.Members[1:] {
+		if err := member.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, member := range group.Members[1:] {
+		if err := member.Launch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	group.Leader()
+	for i := range 20 {
+		put(t, connection, fmt.Sprint("after", i), "x")
+	}
+	if err := group.Run(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, away.Dial(), "without299", "x")
+	put(t, away.Dial(), "again", "x")
+	leases, err := pb.NewLeaseClient(away.Dial()).LeaseLeases(context20s(t), &pb.LeaseLeasesRequest{})
+	if err != nil || len(leases.Leases) != 1 || leases.Leases[0].ID != 7 {
+		t.Errorf("the leases are %v (%v)", leases, err)
+	}
+	if err := group.SameHashes(context20s(t)); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(away.Log(), "applied snapshot") {
+		t.Errorf("the member came back without a snapshot:\n%s", away.Log())
 	}
 }

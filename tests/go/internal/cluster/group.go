@@ -54,6 +54,13 @@ func NewGroup(t testing.TB, programs ...Program) *Group {
 	return group
 }
 
+// AddArgs gives every member more flags; they count from its next start on.
+func (g *Group) AddArgs(args ...string) {
+	for _, member := range g.Members {
+		member.args = append(member.args, args...)
+	}
+}
+
 // StartGroup starts a new cluster and waits until each of its members serves.
 func StartGroup(t testing.TB, programs ...Program) *Group {
 	t.Helper()
