@@ -28,6 +28,7 @@ pub mod storage;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod pipe;
 pub mod wait;
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! A service takes a request apart, calls the layer below and puts the answer together; it holds no
 //! state but the streams of its connections. Only this module names tonic.
 
-mod blob_pipe;
 mod cluster;
 mod dispatch;
 mod header;

@@ -18,9 +18,9 @@ use tonic::Status;
 use trilith_bbolt::WriteError;
 use trilith_proto::etcdserverpb::SnapshotResponse;
 
-use super::blob_pipe::{Inlet, pipe};
 use super::status::status;
 use crate::error::RequestError;
+use crate::pipe::{Inlet, pipe};
 use crate::snapshot::{Export, ExportError};
 use crate::storage::View;
 
@@ -29,7 +29,7 @@ pub(super) type SnapshotStream =
     Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send + 'static>>;
 
 /// The receiving end of a snapshot, as its thread sees it.
-type Client = Inlet<SnapshotResponse>;
+type Client = Inlet<SnapshotResponse, Status>;
 
 /// Room for the snapshots that may be sent at once; clones share it.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ const ORDER: [&[&str]; 10] = [
     &["snapshot"],
     &["mvcc", "lease", "auth", "cluster", "alarm"],
     &["storage"],
-    &["wait", "error", "metrics"],
+    &["wait", "pipe", "error", "metrics"],
     &["ids", "limits", "mutate"],
 ];
 

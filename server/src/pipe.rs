@@ -1,4 +1,4 @@
-//! A short queue from a thread that makes responses to the connection that sends them.
+//! A short queue from a thread that makes the pieces of an answer to the connection that sends it.
 //!
 //! The thread waits for room, but not for ever. A channel of tokio's can be waited for with a
 //! timeout by tasks of the runtime only, and must not be by a thread that may outlive it.
@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use futures::Stream;
 use parking_lot::{Condvar, Mutex};
-use tonic::Status;
 
-/// A pipe for at most `room` responses at a time, of which one is taken every `stall_max`.
-pub(super) fn pipe<T>(room: usize, stall_max: Duration) -> (Inlet<T>, PipeStream<T>) {
+/// A pipe for at most `room` pieces at a time, of which one has to be taken every `stall_max`.
+pub fn pipe<T, E>(room: usize, stall_max: Duration) -> (Inlet<T, E>, Outlet<T, E>) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
-            responses: VecDeque::with_capacity(room),
+            pieces: VecDeque::with_capacity(room),
             end: None,
             is_abandoned: false,
             reader: None,
@@ -30,71 +29,70 @@ pub(super) fn pipe<T>(room: usize, stall_max: Duration) -> (Inlet<T>, PipeStream
         room,
         stall_max,
     };
-    (inlet, PipeStream { shared })
+    (inlet, Outlet { shared })
 }
 
-struct Shared<T> {
-    state: Mutex<State<T>>,
-    /// A response was taken, or the stream is gone.
+struct Shared<T, E> {
+    state: Mutex<State<T, E>>,
+    /// A piece was taken, or the stream is gone.
     changed: Condvar,
 }
 
-struct State<T> {
+struct State<T, E> {
     /// Invariant: no more than the pipe's room.
-    responses: VecDeque<T>,
-    /// How it ends once the responses are taken; none while there may be more.
-    end: Option<Result<(), Status>>,
+    pieces: VecDeque<T>,
+    /// How it ends once the pieces are taken; none while there may be more.
+    end: Option<Result<(), E>>,
     /// Whether the stream is gone.
     is_abandoned: bool,
-    /// The connection that waits for a response.
+    /// The connection that waits for a piece.
     reader: Option<Waker>,
 }
 
-/// Where responses go in. Dropping it ends the stream.
-pub(super) struct Inlet<T> {
-    shared: Arc<Shared<T>>,
+/// Where pieces go in. Dropping it ends the stream.
+pub struct Inlet<T, E> {
+    shared: Arc<Shared<T, E>>,
     room: usize,
     stall_max: Duration,
 }
 
-impl<T> Inlet<T> {
-    /// Adds a response; waits on this thread until there is room.
+impl<T, E> Inlet<T, E> {
+    /// Adds a piece; waits on this thread until there is room.
     ///
     /// # Errors
     ///
     /// `BrokenPipe` when the stream is gone, `TimedOut` when nothing was taken for too long.
-    pub(super) fn send(&self, response: T) -> io::Result<()> {
+    pub fn send(&self, piece: T) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         let is_full =
-            |state: &mut State<T>| state.responses.len() >= self.room && !state.is_abandoned;
-        let waited = self
-            .shared
+            |state: &mut State<T, E>| state.pieces.len() >= self.room && !state.is_abandoned;
+        self.shared
             .changed
             .wait_while_for(&mut state, is_full, self.stall_max);
         if state.is_abandoned {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if waited.timed_out() {
+        if state.pieces.len() >= self.room {
             let text = format!("the client has taken nothing for {:?}", self.stall_max);
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
-        state.responses.push_back(response);
+        state.pieces.push_back(piece);
         state.wake();
         Ok(())
     }
 
     /// Whether the stream is gone.
-    pub(super) fn is_abandoned(&self) -> bool {
+    pub fn is_abandoned(&self) -> bool {
         self.shared.state.lock().is_abandoned
     }
 
-    /// Ends the stream with an error, after the responses that are in it.
-    pub(super) fn fail(self, status: Status) {
-        self.shared.state.lock().end = Some(Err(status));
+    /// Ends the stream with an error, after the pieces that are in it.
+    pub fn fail(self, error: E) {
+        self.shared.state.lock().end = Some(Err(error));
     }
 }
 
-impl<T> Drop for Inlet<T> {
+impl<T, E> Drop for Inlet<T, E> {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.end.get_or_insert(Ok(()));
@@ -102,7 +100,7 @@ impl<T> Drop for Inlet<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T, E> State<T, E> {
     fn wake(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -110,19 +108,19 @@ impl<T> State<T> {
     }
 }
 
-/// Where responses come out.
-pub(super) struct PipeStream<T> {
-    shared: Arc<Shared<T>>,
+/// Where pieces come out.
+pub struct Outlet<T, E> {
+    shared: Arc<Shared<T, E>>,
 }
 
-impl<T> Stream for PipeStream<T> {
-    type Item = Result<T, Status>;
+impl<T, E> Stream for Outlet<T, E> {
+    type Item = Result<T, E>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.shared.state.lock();
-        if let Some(response) = state.responses.pop_front() {
+        if let Some(piece) = state.pieces.pop_front() {
             self.shared.changed.notify_one();
-            return Poll::Ready(Some(Ok(response)));
+            return Poll::Ready(Some(Ok(piece)));
         }
         match &mut state.end {
             Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
@@ -134,7 +132,7 @@ impl<T> Stream for PipeStream<T> {
     }
 }
 
-impl<T> Drop for PipeStream<T> {
+impl<T, E> Drop for Outlet<T, E> {
     fn drop(&mut self) {
         self.shared.state.lock().is_abandoned = true;
         self.shared.changed.notify_one();
@@ -153,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn everything_comes_out_in_order_whoever_is_slower() {
-        let (inlet, stream) = pipe(3, LONG);
+        let (inlet, stream) = pipe::<_, &str>(3, LONG);
         let sender = thread::spawn(move || {
             for number in 0..1000 {
                 inlet.send(number).expect("the stream is read to its end");
@@ -169,23 +167,23 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_comes_after_what_was_sent_and_ends_it() {
-        let (inlet, stream) = pipe(3, LONG);
+        let (inlet, stream) = pipe::<_, &str>(3, LONG);
         inlet.send(1).expect("room");
-        inlet.fail(Status::data_loss("broken"));
+        inlet.fail("broken");
         let all: Vec<_> = stream.collect().await;
-        assert!(matches!(&all[..], [Ok(1), Err(status)] if status.message() == "broken"));
+        assert_eq!(all, [Ok(1), Err("broken")]);
     }
 
     #[test]
     fn a_stream_that_is_gone_or_stalls_is_told_to_the_sender() {
-        let (inlet, stream) = pipe(1, LONG);
+        let (inlet, stream) = pipe::<_, ()>(1, LONG);
         inlet.send(1).expect("room");
         let waiting = thread::spawn(move || inlet.send(2));
         drop(stream);
         let gone = waiting.join().expect("it does not panic");
         assert_eq!(gone.expect_err("gone").kind(), io::ErrorKind::BrokenPipe);
 
-        let (inlet, _stream) = pipe(1, Duration::from_millis(1));
+        let (inlet, _stream) = pipe::<_, ()>(1, Duration::from_millis(1));
         inlet.send(1).expect("room");
         assert_eq!(
             inlet.send(2).expect_err("full").kind(),
