@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use prost::Message;
@@ -14,6 +14,7 @@ use crate::error::RequestError;
 use crate::ids::{MemberId, RequestId};
 use crate::limits::{COMMITTED_UNAPPLIED_MAX, PRIORITY_UNAPPLIED_MAX};
 use crate::member::{MemberHandle, Proposal, ProposeRefused};
+use crate::peer::Peers;
 use crate::wait::Wait;
 
 /// Proposes requests; cheap to clone.
@@ -26,10 +27,21 @@ pub struct Proposer {
 struct Shared {
     member: MemberHandle,
     wait: Arc<Wait<Applied>>,
+    id: MemberId,
     ids: RequestIds,
-    leader: watch::Receiver<Option<MemberId>>,
+    leader: watch::Receiver<Led>,
+    peers: Peers,
     request_bytes_max: usize,
-    timeout: Duration,
+    election_timeout: Duration,
+}
+
+/// Who leads, as far as is known, and since when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Led {
+    /// The leader.
+    pub by: Option<MemberId>,
+    /// When a leader was last elected, as this member learned of it.
+    pub elected: Option<Instant>,
 }
 
 impl Proposer {
@@ -41,20 +53,22 @@ impl Proposer {
         member: MemberHandle,
         wait: Arc<Wait<Applied>>,
         id: MemberId,
-        leader: watch::Receiver<Option<MemberId>>,
+        leader: watch::Receiver<Led>,
+        peers: Peers,
         request_bytes_max: usize,
         election_timeout: Duration,
     ) -> Self {
-        let timeout = Duration::from_secs(5) + 2 * election_timeout;
         let ids = RequestIds::new(id, SystemTime::now());
         Self {
             shared: Arc::new(Shared {
                 member,
                 wait,
+                id,
                 ids,
                 leader,
+                peers,
                 request_bytes_max,
-                timeout,
+                election_timeout,
             }),
             prioritize_revokes: false,
         }
@@ -98,9 +112,10 @@ impl Proposer {
             data: Bytes::from(data),
             decoded: Some(Arc::new(request)),
         };
-        match tokio::time::timeout(shared.timeout, self.until_applied(proposal)).await {
+        let begun = Instant::now();
+        match tokio::time::timeout(self.timeout(), self.until_applied(proposal)).await {
             Ok(applied) => applied,
-            Err(_elapsed) => Err(self.timed_out()),
+            Err(_elapsed) => Err(self.timed_out(begun)),
         }
     }
 
@@ -111,7 +126,7 @@ impl Proposer {
 
     /// How long a request of this server waits at most.
     pub fn timeout(&self) -> Duration {
-        self.shared.timeout
+        Duration::from_secs(5) + 2 * self.shared.election_timeout
     }
 
     /// Proposes as often as it takes: a proposal that raft did not take, since nobody led, never
@@ -133,19 +148,43 @@ impl Proposer {
                 None => return Err(RequestError::Stopped),
             }
             let mut leader = shared.leader.clone();
-            if leader.wait_for(Option::is_some).await.is_err() {
+            if leader.wait_for(|led| led.by.is_some()).await.is_err() {
                 return Err(RequestError::Stopped);
             }
         }
     }
 
-    /// Which of etcd's texts a timeout gets: without a leader the connection to it was lost.
-    fn timed_out(&self) -> RequestError {
-        match self.shared.member.status().leader {
-            Some(_) => RequestError::Timeout,
-            None => RequestError::TimeoutDueToConnectionLost,
+    /// Which of etcd's texts the timeout of a request gets that was proposed at `begun`.
+    fn timed_out(&self, begun: Instant) -> RequestError {
+        let shared = &*self.shared;
+        let led = *shared.leader.borrow();
+        if was_lost(begun, led.elected, shared.election_timeout) {
+            return RequestError::TimeoutDueToLeaderFail;
+        }
+        let connected = match led.by {
+            // Then nothing is known about connections.
+            None => true,
+            Some(leader) if leader == shared.id => {
+                let (reachable, others) = shared.peers.reachable_since(begun);
+                reachable + 1 > others.div_ceil(2)
+            }
+            Some(leader) => {
+                let since = shared.peers.active_since(leader);
+                since.is_some_and(|since| since < begun)
+            }
+        };
+        if connected {
+            RequestError::Timeout
+        } else {
+            RequestError::TimeoutDueToConnectionLost
         }
     }
+}
+
+/// Whether a request of `begun` was probably given to a leader that was then lost: not long before
+/// the next one was elected.
+fn was_lost(begun: Instant, elected: Option<Instant>, election_timeout: Duration) -> bool {
+    elected.is_some_and(|elected| begun < elected && elected < begun + 2 * election_timeout)
 }
 
 /// Request ids as etcd makes them: the member's low 16 bits, five bytes of milliseconds since the
@@ -181,6 +220,17 @@ const SUFFIX_MASK: u64 = (1 << SUFFIX_BITS) - 1;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leader_was_lost_when_the_next_one_came_within_two_election_timeouts() {
+        let (begun, timeout) = (Instant::now(), Duration::from_secs(1));
+        let after = |millis| Some(begun + Duration::from_millis(millis));
+        assert!(was_lost(begun, after(1), timeout));
+        assert!(was_lost(begun, after(1999), timeout));
+        assert!(!was_lost(begun, after(2000), timeout));
+        assert!(!was_lost(begun, Some(begun), timeout));
+        assert!(!was_lost(begun, None, timeout));
+    }
 
     #[test]
     fn request_ids_carry_member_time_and_count_and_never_repeat() {

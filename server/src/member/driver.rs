@@ -261,6 +261,13 @@ impl MemberHandle {
         let _stopped = self.shared.mailbox.request(request);
     }
 
+    /// Lets so many heartbeat intervals pass at once, unless a leader is known: the first election
+    /// then comes sooner.
+    pub fn advance_ticks(&self, ticks: usize) {
+        // Only a mailbox that is full or stopped refuses it; the election then comes in its time.
+        let _refused = self.shared.mailbox.request(Request::AdvanceTicks(ticks));
+    }
+
     /// The member as it was last seen.
     pub fn status(&self) -> MemberStatus {
         self.shared.status.load()

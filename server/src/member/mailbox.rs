@@ -65,6 +65,8 @@ pub(crate) enum Request {
     ProposeConfChange(Bytes),
     ReadIndex(u64),
     TransferLeader(MemberId),
+    /// Time that is taken for passed.
+    AdvanceTicks(usize),
     /// A message to this peer was lost.
     Unreachable(MemberId),
     /// A snapshot has come to this peer, or not.

@@ -104,6 +104,8 @@ pub(crate) enum Event {
     Applied(Index),
     /// Another member shall lead.
     TransferLeader(MemberId),
+    /// So many heartbeat intervals count as passed, unless somebody leads.
+    AdvanceTicks(usize),
     /// A message to this peer was lost: it is sent less until it answers.
     Unreachable(MemberId),
     /// A snapshot has come to this peer, or not.
@@ -194,6 +196,7 @@ impl Member {
             Event::Persisted(number) => self.on_persisted(number),
             Event::Applied(index) => self.on_applied(index),
             Event::TransferLeader(to) => self.node.transfer_leader(to.get()),
+            Event::AdvanceTicks(ticks) => self.on_advance_ticks(ticks),
             Event::Unreachable(peer) => self.node.report_unreachable(peer.get()),
             Event::SnapshotSent(peer, arrived) => self.on_snapshot_sent(peer, arrived),
             Event::CompactLog(durable) => self.on_compact_log(durable),
@@ -280,6 +283,15 @@ impl Member {
             return;
         }
         self.node.tick();
+    }
+
+    fn on_advance_ticks(&mut self, ticks: usize) {
+        for _ in 0..ticks.min(self.election_ticks) {
+            if self.node.raft.leader_id != 0 {
+                return;
+            }
+            self.on_tick();
+        }
     }
 
     /// A lone voter wins as soon as it campaigns, and raft-rs then asserts that its log is

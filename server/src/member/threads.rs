@@ -152,6 +152,7 @@ impl RaftThread {
             Request::ProposeConfChange(data) => Event::ProposeConfChange(data),
             Request::ReadIndex(context) => Event::ReadIndex(context),
             Request::TransferLeader(to) => Event::TransferLeader(to),
+            Request::AdvanceTicks(ticks) => Event::AdvanceTicks(ticks),
             Request::Unreachable(peer) => Event::Unreachable(peer),
             Request::SnapshotSent(peer, arrived) => Event::SnapshotSent(peer, arrived),
             Request::ApplyConfChange(change, answer) => {

@@ -37,7 +37,7 @@ use crate::mvcc::Store;
 use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
 use crate::peer::{self, Peers};
-use crate::propose::Proposer;
+use crate::propose::{Led, Proposer};
 use crate::read::Reader;
 use crate::wait::{AppliedWait, Wait};
 
@@ -157,7 +157,7 @@ impl Node {
         let applied_wait = Arc::new(AppliedWait::default());
         let hub = WatchHub::new(store.clone())?;
         let (committed, entries) = bounded(ApplyWork::UNAPPLIED_MAX);
-        let (leader, led) = watch::channel(None);
+        let (leader, led) = watch::channel(Led::default());
         let reader_cell = Arc::new(OnceLock::new());
         let sink = Sink {
             id,
@@ -174,7 +174,7 @@ impl Node {
         let member = log.start(options, store.applied(), opened.conf_state, Arc::new(sink))?;
         to_member.member.get_or_init(|| member.clone());
         peers.set_members(peers::urls(&state.membership.table()));
-        let proposer = proposer(config, id, &member, &wait, led);
+        let proposer = proposer(config, id, &member, &wait, led, &peers);
         let reader = Reader::new(member.clone(), applied_wait.clone(), proposer.timeout());
         assert!(
             reader_cell.set(reader.clone()).is_ok(),
@@ -263,6 +263,14 @@ impl Node {
                 reader.tick(Instant::now());
             }
         });
+        if config.initial_election_tick_advance {
+            let ticks = config.election_ticks().saturating_sub(ELECTION_TICKS_LEFT);
+            tasks.spawn(peers::hasten_election(
+                self.peers.clone(),
+                self.member.clone(),
+                ticks,
+            ));
+        }
         let expiry = Expiry {
             lessor: self.state.lessor.clone(),
             proposer: self.proposer.clone(),
@@ -382,13 +390,15 @@ fn proposer(
     id: MemberId,
     member: &MemberHandle,
     wait: &Arc<Wait<Applied>>,
-    leader: watch::Receiver<Option<MemberId>>,
+    leader: watch::Receiver<Led>,
+    peers: &Peers,
 ) -> Proposer {
     Proposer::new(
         member.clone(),
         wait.clone(),
         id,
         leader,
+        peers.clone(),
         config.max_request_bytes,
         config.election_timeout,
     )
@@ -409,6 +419,10 @@ fn member_options(config: &Config, id: MemberId) -> MemberOptions {
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).spawn(run)
 }
+
+/// Ticks that are left of the first election timeout when it is shortened, as in etcd: so many
+/// may the word of a leader be late.
+const ELECTION_TICKS_LEFT: usize = 2;
 
 /// How often reads without an answer are looked for.
 const READ_RETRY_LOOK: Duration = Duration::from_millis(100);

@@ -1,7 +1,7 @@
 //! Where the member core's output goes: apply, readers, lessor, and those who wait for a leader.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::ids::{Index, MemberId, RequestId};
 use crate::lease::Lessor;
 use crate::member::{ApplyWork, CommittedSink, ConfChange, EntryKind, MemberHandle, MemberStatus};
 use crate::peer::Peers;
+use crate::propose::Led;
 use crate::read::Reader;
 use crate::wait::Wait;
 
@@ -35,7 +36,7 @@ pub(super) struct Sink {
     /// What a new leader adds to every lease: the election timeout.
     pub(super) lease_extension: Duration,
     /// Who leads; proposals wait for somebody.
-    pub(super) leader: watch::Sender<Option<MemberId>>,
+    pub(super) leader: watch::Sender<Led>,
     /// The other members.
     pub(super) peers: Peers,
     /// To those who are too far behind.
@@ -63,7 +64,14 @@ impl CommittedSink for Sink {
     }
 
     fn leader_changed(&self, status: &MemberStatus) {
-        let changed = self.leader.send_replace(status.leader) != status.leader;
+        let mut changed = false;
+        self.leader.send_modify(|led| {
+            changed = led.by != status.leader;
+            if changed && status.leader.is_some() {
+                led.elected = Some(Instant::now());
+            }
+            led.by = status.leader;
+        });
         let leads = status.leader == Some(self.id);
         if leads && !self.lessor.is_primary() {
             self.lessor.promote(self.lease_extension);

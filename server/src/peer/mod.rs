@@ -218,6 +218,15 @@ impl Peers {
         self.member(id)?.active_since()
     }
 
+    /// How many of the other members have been reachable without a break since before `instant`,
+    /// and how many there are.
+    pub fn reachable_since(&self, instant: Instant) -> (usize, usize) {
+        let known = self.shared.known.read();
+        let since = known.members.values().map(|peer| peer.active_since());
+        let reachable = since.filter(|since| since.is_some_and(|since| since < instant));
+        (reachable.count(), known.members.len())
+    }
+
     /// Ends all connections; nobody is known from then on.
     pub fn stop(&self) {
         let known = std::mem::take(&mut *self.shared.known.write());

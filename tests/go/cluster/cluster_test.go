@@ -47,6 +47,16 @@ func put(t *testing.T, connection *grpc.ClientConn, key, value string) {
 	}
 }
 
+func read(t *testing.T, member *cluster.Member) *pb.RangeResponse {
+	t.Helper()
+	got, err := pb.NewKVClient(member.Dial()).Range(context20s(t), &pb.RangeRequest{Key: []byte("x")},
+		grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
 func expect(t *testing.T, connection *grpc.ClientConn, key, value string) {
 	t.Helper()
 	got, err := pb.NewKVClient(connection).Range(context20s(t),

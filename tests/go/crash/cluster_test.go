@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"slices"
 	"testing"
 
 	"trilith.dev/tests/internal/cluster"
@@ -38,6 +39,35 @@ func TestNothingIsLostByGracefulStopsInACluster(t *testing.T) {
 	tr := &trial{server: group, writes: 100, size: 64}
 	tr.fault = func() error { return group.Leader().Stop() }
 	if err := tr.run(t, rounds(t, 2, 20), pickSeed(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A leader that stands still for longer than an election is followed by another one; when it goes on
+// it has to notice that, and what it had not committed must not show.
+func TestNothingIsLostByPausesOfTheLeader(t *testing.T) {
+	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
+	tr := &trial{server: group, writes: 100, size: 64}
+	tr.fault = func() error {
+		leader := group.Leader()
+		if err := leader.Pause(); err != nil {
+			return err
+		}
+		others := slices.DeleteFunc(slices.Clone(group.Members), func(m *cluster.Member) bool {
+			return m == leader
+		})
+		group.LeaderAmong(others)
+		if err := leader.Resume(); err != nil {
+			return err
+		}
+		// The paused member too has to see who leads now.
+		group.Leader()
+		return nil
+	}
+	if err := tr.run(t, rounds(t, 2, 50), pickSeed(t)); err != nil {
+		t.Error(err)
+	}
+	if err := group.SameHashes(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -140,9 +140,15 @@ func (g *Group) Dial() *grpc.ClientConn {
 // Leader waits until all members that run see the same leader among them, and returns it.
 func (g *Group) Leader() *Member {
 	g.t.Helper()
+	return g.LeaderAmong(g.Members)
+}
+
+// LeaderAmong waits until those of the given members that run see the same leader among them.
+func (g *Group) LeaderAmong(members []*Member) *Member {
+	g.t.Helper()
 	var problem error
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
-		leader, err := g.leader()
+		leader, err := leaderOf(members)
 		if err == nil {
 			return leader
 		}
@@ -153,10 +159,10 @@ func (g *Group) Leader() *Member {
 	return nil
 }
 
-func (g *Group) leader() (*Member, error) {
+func leaderOf(members []*Member) (*Member, error) {
 	var leader *Member
 	leaders := map[uint64]bool{}
-	for _, member := range g.Members {
+	for _, member := range members {
 		if !member.Alive() {
 			continue
 		}

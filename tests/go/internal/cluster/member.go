@@ -208,6 +208,12 @@ func (m *Member) Kill() {
 	<-m.exited
 }
 
+// Pause stops the process in its tracks, as a machine does that stands still; Resume lets it go on.
+func (m *Member) Pause() error { return syscall.Kill(-m.Pid(), syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (m *Member) Resume() error { return syscall.Kill(-m.Pid(), syscall.SIGCONT) }
+
 // Stop asks the process to end with SIGTERM and waits; it is an error if it has to be killed.
 func (m *Member) Stop() error {
 	if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
