@@ -50,6 +50,7 @@ soak: build
 	$(env)
 	PROPTEST_CASES=100000 cargo test --locked -p trilith-proto --test robust
 	PROPTEST_CASES=100000 cargo test --locked -p trilith-server --lib junk
+	PROPTEST_CASES=100000 cargo test --locked --release -p trilith-bbolt junk
 	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
 	export TRILITH_SOAK=1
 	cargo build --locked -p trilith-bbolt --examples
