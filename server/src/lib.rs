@@ -5,9 +5,11 @@
 pub mod config;
 pub mod logging;
 
+pub mod command;
 pub mod node;
 
 pub mod api;
+pub mod import;
 
 pub mod propose;
 pub mod read;
@@ -29,6 +31,7 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod pipe;
+pub mod progress;
 pub mod wait;
 
 #[cfg(test)]

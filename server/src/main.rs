@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
+use trilith_server::command;
 use trilith_server::config::{self, Config, ConfigError, Stop};
 use trilith_server::logging::{self, FATAL, LogConfig};
 use trilith_server::node::{self, NodeError};
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
             }
             Err(_) => {}
         }
+    }
+    if let Some(printed) = command::run(args.get(1..).unwrap_or_default()) {
+        return print(&printed.stdout, &printed.stderr, printed.code);
     }
     let loaded = config::load(args.get(1..).unwrap_or_default(), &env);
 

@@ -5,11 +5,17 @@
 //! <data-dir>/member/log/       the raft log
 //! <data-dir>/member/state/     the replicated state
 //! <data-dir>/member.new/       a first start that was cut off; it is made anew
+//! <data-dir>/member.etcd/      what etcd has left here, after it was taken over
 //! ```
 //!
 //! A new member is built in `member.new` and then renamed, so `member` is there with its identity
 //! and the first entries of its log, or it is not there. Each name is made durable before anything
 //! relies on it.
+//!
+//! Where etcd's `member` is, the new one takes its name in two steps: etcd's directory is renamed,
+//! so that etcd cannot start on it again with a vote that it has given away since, and then the new
+//! one. A crash between the two leaves `member.etcd` and a whole `member.new`, and no `member`: the
+//! next start does the second step.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -23,6 +29,7 @@ use super::identity::{self, Identity, IdentityError};
 
 const MEMBER: &str = "member";
 const MEMBER_NEW: &str = "member.new";
+const MEMBER_ETCD: &str = "member.etcd";
 const IDENTITY: &str = "identity";
 const LOG: &str = "log";
 const STATE: &str = "state";
@@ -30,6 +37,26 @@ const STATE: &str = "state";
 /// Only the owner reads or enters: keys, values and credentials lie here.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+
+/// What lies in a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// No member was made in it yet.
+    Nothing,
+    /// A member of ours.
+    Member(Identity),
+    /// The `member` directory of etcd.
+    Etcd(PathBuf),
+}
+
+/// Where the parts of a member go that is being made.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// An empty directory for the raft log.
+    pub log: PathBuf,
+    /// The state's directory, which is not there yet and may stay away.
+    pub state: PathBuf,
+}
 
 /// A data directory that this process has locked, until it is dropped.
 #[derive(Debug)]
@@ -69,28 +96,30 @@ impl DataDir {
         }
     }
 
-    /// Whose directory it is; `None` when no member was made in it yet. Writes nothing.
+    /// What lies in the directory. Writes nothing.
     ///
     /// # Errors
     ///
-    /// When it holds something else than a whole member of a format that this program knows.
-    pub fn identity(&self) -> Result<Option<Identity>, DataDirError> {
+    /// When it holds something else than a whole member of a format that this program knows, or
+    /// the data of etcd.
+    pub fn content(&self) -> Result<Content, DataDirError> {
         let member = self.root.join(MEMBER);
         if !member.exists() {
-            return Ok(None);
-        }
-        for name in ["snap", "wal"] {
-            if member.join(name).exists() {
-                return Err(DataDirError::Etcd(member.join(name)));
-            }
+            return Ok(Content::Nothing);
         }
         let path = member.join(IDENTITY);
         if !path.exists() {
+            if ["snap", "wal"]
+                .iter()
+                .any(|name| member.join(name).exists())
+            {
+                return Ok(Content::Etcd(member));
+            }
             let mut entries =
                 fs::read_dir(&member).map_err(|error| DataDirError::io("read", &member, error))?;
             // An empty directory may have been laid out for us; there is nothing to lose in it.
             return if entries.next().is_none() {
-                Ok(None)
+                Ok(Content::Nothing)
             } else {
                 Err(DataDirError::NoIdentity(path))
             };
@@ -100,28 +129,53 @@ impl DataDir {
         if !self.log().is_dir() {
             return Err(DataDirError::NoLog(self.log()));
         }
-        Ok(Some(identity))
+        Ok(Content::Member(identity))
     }
 
-    /// Makes a new member: `fill` writes the beginning of its log into the directory it is given.
-    ///
-    /// The member appears at once and durably when this returns; after a crash before that the
-    /// directory is as before, but for a `member.new` that the next call clears away.
+    /// Ends what a crash has cut off between the two steps of taking etcd's place.
     ///
     /// # Errors
     ///
-    /// Those of `fill`, and [`DataDirError::Io`].
+    /// [`DataDirError::Io`].
+    pub fn resume(&self) -> Result<(), DataDirError> {
+        let (member, fresh) = (self.root.join(MEMBER), self.root.join(MEMBER_NEW));
+        // The identity is written last: where it is, all of the rest is durable.
+        let is_whole = fresh.join(IDENTITY).exists();
+        if !member.exists() && self.root.join(MEMBER_ETCD).exists() && is_whole {
+            fs::rename(&fresh, &member)
+                .map_err(|error| DataDirError::io("rename", &fresh, error))?;
+            sync_directory(&self.root)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a new member: `fill` writes the beginning of its log, and its state if it has one
+    /// already, into the directories it is given. What etcd has left is moved out of the way.
+    ///
+    /// The member appears at once and durably when this returns; after a crash before that the
+    /// directory is as before, but for a `member.new` that the next call clears away (or, at the
+    /// very end, [`Self::resume`] takes).
+    ///
+    /// # Errors
+    ///
+    /// Those of `fill`, [`DataDirError::Imported`] before anything was done, and
+    /// [`DataDirError::Io`].
     ///
     /// # Panics
     ///
-    /// When there is a member already: the caller has asked [`Self::identity`].
+    /// When there is a member already: the caller has asked [`Self::content`].
     pub fn create<E: From<DataDirError>>(
         &self,
         identity: &Identity,
-        fill: impl FnOnce(&Path) -> Result<(), E>,
+        fill: impl FnOnce(&Fresh) -> Result<(), E>,
     ) -> Result<(), E> {
         let member = self.root.join(MEMBER);
         assert!(!member.join(IDENTITY).exists(), "a member is made once");
+        let aside = self.root.join(MEMBER_ETCD);
+        let replaces_etcd = matches!(self.content()?, Content::Etcd(_));
+        if replaces_etcd && aside.exists() {
+            return Err(DataDirError::Imported(aside).into());
+        }
         let fresh = self.root.join(MEMBER_NEW);
         match fs::remove_dir_all(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -136,10 +190,23 @@ impl DataDir {
                 .create(directory)
                 .map_err(|error| DataDirError::io("create", directory, error))?;
         }
-        fill(&log)?;
-        write_file(&fresh.join(IDENTITY), &identity.encode())?;
+        let state = fresh.join(STATE);
+        fill(&Fresh {
+            log: log.clone(),
+            state: state.clone(),
+        })?;
+        if state.exists() {
+            sync_directory(&state)?;
+        }
         sync_directory(&log)?;
         sync_directory(&fresh)?;
+        write_file(&fresh.join(IDENTITY), &identity.encode())?;
+        sync_directory(&fresh)?;
+        if replaces_etcd {
+            fs::rename(&member, &aside)
+                .map_err(|error| DataDirError::io("rename", &member, error))?;
+            sync_directory(&self.root)?;
+        }
         // Replaces an empty directory of that name, and fails on any other.
         fs::rename(&fresh, &member).map_err(|error| DataDirError::io("rename", &fresh, error))?;
         sync_directory(&self.root)?;
@@ -224,12 +291,12 @@ pub enum DataDirError {
          another --data-dir", .0.display()
     )]
     Locked(PathBuf),
-    /// etcd keeps its data here.
+    /// etcd's data was taken over here before, and there is some again.
     #[error(
-        "{} was made by etcd, and this version does not import etcd's data; give another \
-         --data-dir", .0.display()
+        "etcd's data cannot be taken over while {} is there from the last time; move it elsewhere, \
+         or remove it", .0.display()
     )]
-    Etcd(PathBuf),
+    Imported(PathBuf),
     /// There is a member without its identity.
     #[error(
         "{} is missing although its directory has content; restore the data directory from a \
@@ -282,138 +349,5 @@ fn remedy(error: &IdentityError) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-    use crate::ids::{ClusterId, MemberId};
-
-    fn identity() -> Identity {
-        Identity {
-            member_id: MemberId::new(7),
-            cluster_id: ClusterId::new(8),
-        }
-    }
-
-    fn create(dir: &DataDir) {
-        let made: Result<(), DataDirError> = dir.create(&identity(), |log| {
-            fs::write(log.join("first"), b"entries").unwrap();
-            Ok(())
-        });
-        made.unwrap();
-    }
-
-    /// All names and contents below a directory.
-    fn listing(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(root).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                found.push((path.clone(), Vec::new()));
-                found.extend(listing(&path));
-            } else {
-                found.push((path.clone(), fs::read(&path).unwrap()));
-            }
-        }
-        found.sort();
-        found
-    }
-
-    #[test]
-    fn a_new_member_is_there_with_its_identity_and_log_and_only_for_its_owner() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path().join("deep/data");
-        let dir = DataDir::lock(&root).unwrap();
-        assert_eq!(dir.identity().unwrap(), None);
-        create(&dir);
-        assert_eq!(dir.identity().unwrap(), Some(identity()));
-        assert_eq!(fs::read(dir.log().join("first")).unwrap(), b"entries");
-        assert!(!root.join(MEMBER_NEW).exists());
-        dir.create_state().unwrap();
-        for path in [root.clone(), root.join("member"), dir.log(), dir.state()] {
-            let mode = fs::metadata(&path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, DIRECTORY_MODE, "{}", path.display());
-        }
-    }
-
-    #[test]
-    fn a_second_process_is_refused_until_the_first_lets_go() {
-        let root = tempfile::tempdir().unwrap();
-        let first = DataDir::lock(root.path()).unwrap();
-        let error = DataDir::lock(root.path()).unwrap_err();
-        assert!(matches!(&error, DataDirError::Locked(path) if path == root.path()));
-        assert!(
-            error
-                .to_string()
-                .contains(&root.path().display().to_string())
-        );
-        drop(first);
-        DataDir::lock(root.path()).unwrap();
-    }
-
-    #[test]
-    fn a_first_start_that_was_cut_off_is_made_anew() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = DataDir::lock(root.path()).unwrap();
-        let cut: Result<(), DataDirError> = dir.create(&identity(), |log| {
-            fs::write(log.join("half"), b"").unwrap();
-            Err(DataDirError::NoLog(log.into()))
-        });
-        cut.unwrap_err();
-        assert_eq!(dir.identity().unwrap(), None);
-        create(&dir);
-        assert_eq!(dir.identity().unwrap(), Some(identity()));
-        assert!(!dir.log().join("half").exists());
-    }
-
-    #[test]
-    fn what_is_not_a_whole_member_is_refused_and_not_touched() {
-        type Damage = fn(&Path);
-        let cases: [(&str, Damage); 6] = [
-            ("made by etcd", |member| {
-                fs::create_dir(member.join("wal")).unwrap()
-            }),
-            ("made by etcd", |member| {
-                fs::create_dir(member.join("snap")).unwrap()
-            }),
-            ("identity is missing", |member| {
-                fs::remove_file(member.join("identity")).unwrap()
-            }),
-            ("log is missing", |member| {
-                fs::remove_dir_all(member.join("log")).unwrap()
-            }),
-            ("identity cannot be used: it is damaged", |member| {
-                fs::write(member.join("identity"), b"trilith identity 1\n").unwrap();
-            }),
-            ("its format is 2", |member| {
-                let body = "trilith identity 2\nand more\n";
-                let sum = crc32c::crc32c(body.as_bytes());
-                fs::write(member.join("identity"), format!("{body}crc32c {sum:08x}\n")).unwrap();
-            }),
-        ];
-        for (text, damage) in cases {
-            let root = tempfile::tempdir().unwrap();
-            let dir = DataDir::lock(root.path()).unwrap();
-            create(&dir);
-            damage(&root.path().join("member"));
-            let before = listing(root.path());
-            let error = dir.identity().unwrap_err().to_string();
-            assert!(error.contains(text), "{error}");
-            assert!(
-                error.contains(&root.path().display().to_string()),
-                "{error}"
-            );
-            assert_eq!(listing(root.path()), before, "{text}");
-        }
-    }
-
-    #[test]
-    fn an_empty_member_directory_is_as_good_as_none() {
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("member")).unwrap();
-        let dir = DataDir::lock(root.path()).unwrap();
-        assert_eq!(dir.identity().unwrap(), None);
-        create(&dir);
-        assert_eq!(dir.identity().unwrap(), Some(identity()));
-    }
-}
+#[path = "datadir_tests.rs"]
+mod tests;

@@ -9,6 +9,7 @@ mod peer_url;
 mod row;
 mod version;
 
+pub use identity::Identity;
 pub use member_table::{Change, Member, MemberTable};
 pub use membership::{Attributes, Membership};
 pub use peer_url::is_peer_url;

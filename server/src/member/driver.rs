@@ -352,7 +352,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    fn log(directory: &Path) -> impl FnOnce(LogError) -> Self {
+    pub(super) fn log(directory: &Path) -> impl FnOnce(LogError) -> Self {
         let log = directory.to_path_buf();
         move |error| Self::Log { log, error }
     }

@@ -10,6 +10,7 @@ mod conf_change;
 mod driver;
 mod entry;
 mod fatal;
+mod kept_log;
 mod log;
 mod log_damage;
 mod log_file;
@@ -45,6 +46,7 @@ pub use self::driver::{
 };
 pub use self::entry::{ApplyWork, CommittedEntry, EntryKind, Proposal};
 pub use self::fatal::fatal;
+pub use self::kept_log::{KeptLog, KeptLogError};
 pub use self::log::LogError;
 pub use self::status::{MemberStatus, Role};
 pub use self::wire::WireError;

@@ -125,6 +125,11 @@ fn snapshot_to_peer(snapshot: eraftpb::Snapshot) -> raftpb::Snapshot {
     }
 }
 
+/// Converts an entry that etcd has kept in its own log.
+pub(super) fn entry_from_log(kept: raftpb::Entry) -> Result<eraftpb::Entry, WireError> {
+    entry_from_peer(kept, false)
+}
+
 fn entry_to_peer(entry: eraftpb::Entry) -> raftpb::Entry {
     raftpb::Entry {
         r#type: entry.entry_type as i32,

@@ -59,5 +59,5 @@ pub use read_txn::ReadTxn;
 pub use record::{Address, Fields, KeyValue, Kind, Row};
 pub use round::Round;
 pub use source::Visitor;
-pub use store::{NEVER_COMPACTED, Published, Store};
+pub use store::{NEVER_COMPACTED, Published, Store, encode_applied};
 pub use write_txn::{Deleted, WriteTxn};

@@ -228,7 +228,8 @@ pub(super) fn write_empty(batch: &mut Batch) {
     count::write_first(batch);
 }
 
-pub(super) fn encode_applied(applied: Index, term: Term) -> [u8; 16] {
+/// The value of [`meta::APPLIED`].
+pub fn encode_applied(applied: Index, term: Term) -> [u8; 16] {
     let mut value = [0; 16];
     value[..8].copy_from_slice(&applied.get().to_be_bytes());
     value[8..].copy_from_slice(&term.get().to_be_bytes());

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use super::error::NodeError;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
-use crate::cluster::datadir::{DataDir, DataDirError, sync_directory};
+use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
 use crate::cluster::identity::Identity;
 use crate::config::Config;
+use crate::import::{EtcdMember, ImportError};
 use crate::member::{ConfState, MemberLog, StartError};
 use crate::mvcc::Store;
 use crate::storage::schema::meta;
@@ -43,13 +44,15 @@ pub(super) struct Kept {
 pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
     let fsync = !config.unsafe_no_fsync;
-    let found = data_dir.identity()?;
-    let is_new = found.is_none();
+    data_dir.resume()?;
+    let found = data_dir.content()?;
+    let is_new = found == Content::Nothing;
     // Opening the log may write to it, as torn ends are cut: what can be refused is refused first.
     Backend::check_directory(&data_dir.state())?;
     let identity = match found {
-        Some(identity) => identity,
-        None => create(config, &data_dir)?,
+        Content::Member(identity) => identity,
+        Content::Etcd(member) => import(config, &data_dir, &member)?,
+        Content::Nothing => create(config, &data_dir)?,
     };
     let log = MemberLog::open(&config.log_dir(), fsync)?;
     let backend = Backend::open(&data_dir.create_state()?, &BackendOptions::default())?;
@@ -98,14 +101,38 @@ fn create(config: &Config, data_dir: &DataDir) -> Result<Identity, NodeError> {
         MemberLog::bootstrap(wal_dir, &bootstrap.contexts(), fsync)?;
         sync_directory(wal_dir)?;
     }
-    data_dir.create(&identity, |log| match &config.wal_dir {
+    data_dir.create(&identity, |fresh| match &config.wal_dir {
         Some(_elsewhere) => Ok(()),
-        None => MemberLog::bootstrap(log, &bootstrap.contexts(), fsync).map_err(Created::Log),
+        None => {
+            MemberLog::bootstrap(&fresh.log, &bootstrap.contexts(), fsync).map_err(Created::Log)
+        }
     })?;
     tracing::info!(
         "cluster-id" = %identity.cluster_id,
         "local-member-id" = %identity.member_id,
         "made a new member"
+    );
+    Ok(identity)
+}
+
+/// Makes a member of what etcd has left in its `member` directory, which is only read.
+fn import(config: &Config, data_dir: &DataDir, etcds: &Path) -> Result<Identity, NodeError> {
+    let found = EtcdMember::open(etcds, config.wal_dir.as_deref())?;
+    let identity = found.identity();
+    let fsync = !config.unsafe_no_fsync;
+    if let Some(wal_dir) = &config.wal_dir {
+        make_log_directory(wal_dir)?;
+    }
+    let made = data_dir.create(&identity, |fresh| {
+        let log = config.wal_dir.as_ref().unwrap_or(&fresh.log);
+        found.write(&fresh.state, log, fsync)?;
+        Ok::<_, ImportError>(sync_directory(log)?)
+    });
+    made?;
+    tracing::info!(
+        "cluster-id" = %identity.cluster_id,
+        "local-member-id" = %identity.member_id,
+        "imported the data of etcd; its files are kept in member.etcd and can be removed"
     );
     Ok(identity)
 }

@@ -21,6 +21,8 @@ pub enum NodeError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     #[error(transparent)]
+    Import(#[from] crate::import::ImportError),
+    #[error(transparent)]
     Member(#[from] StartError),
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -81,12 +81,12 @@ func number(t testing.TB, content boltfile.Content, key string) uint64 {
 }
 
 // restore makes a data directory of the snapshot, as an operator does.
-func restore(t testing.TB, path string) string {
+func restore(t testing.TB, path string, flags ...string) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "restored")
-	runTool(t, "etcdutl", "snapshot", "restore", path, "--data-dir="+folder, "--name=one",
-		"--initial-cluster=one=http://127.0.0.1:2380",
-		"--initial-advertise-peer-urls=http://127.0.0.1:2380")
+	runTool(t, "etcdutl", append([]string{"snapshot", "restore", path, "--data-dir=" + folder,
+		"--name=one", "--initial-cluster=one=http://127.0.0.1:2380",
+		"--initial-advertise-peer-urls=http://127.0.0.1:2380"}, flags...)...)
 	if _, err := os.Stat(filepath.Join(folder, "member", "snap", "db")); err != nil {
 		t.Fatal(err)
 	}

@@ -71,6 +71,13 @@ func (h history) make() int64 {
 	return compacted
 }
 
+// disarm takes back the alarm that make raises, so that there can be puts again.
+func (h history) disarm() {
+	h.must(pb.NewMaintenanceClient(h.client.ActiveConnection()).Alarm(h.ctx, &pb.AlarmRequest{
+		Action: pb.AlarmRequest_DEACTIVATE, MemberID: 5, Alarm: pb.AlarmType_NOSPACE,
+	}))
+}
+
 // view is what a client sees of a member, but for what belongs to the cluster it is in.
 func view(t testing.TB, ctx context.Context, client *clientv3.Client, from int64) []any {
 	t.Helper()
@@ -152,9 +159,7 @@ func TestEtcdServesWhatTheSnapshotHolds(t *testing.T) {
 	}
 	// etcd goes on writing into the file.
 	h := history{restored, ctx, t}
-	h.must(pb.NewMaintenanceClient(restored.ActiveConnection()).Alarm(ctx, &pb.AlarmRequest{
-		Action: pb.AlarmRequest_DEACTIVATE, MemberID: 5, Alarm: pb.AlarmType_NOSPACE,
-	}))
+	h.disarm()
 	for number := range 200 {
 		h.must(restored.Put(ctx, fmt.Sprintf("later %d", number%50), strings.Repeat("z", number*10)))
 	}

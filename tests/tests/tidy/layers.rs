@@ -5,14 +5,14 @@ use crate::source::Source;
 /// Each module may use what is in the rows below its own, and nothing of its own row.
 const ORDER: [&[&str]; 10] = [
     &["main"],
-    &["node"],
+    &["node", "command"],
     &["api", "compactor", "corruption", "import"],
     &["propose", "read", "quota"],
     &["member", "peer", "apply"],
     &["snapshot"],
     &["mvcc", "lease", "auth", "cluster", "alarm"],
     &["storage"],
-    &["wait", "pipe", "error", "metrics"],
+    &["wait", "pipe", "error", "metrics", "progress"],
     &["ids", "limits", "mutate"],
 ];
 

@@ -1,0 +1,106 @@
+//! The directory of a member that etcd, or `etcdutl snapshot restore`, has left.
+
+use std::path::{Path, PathBuf};
+
+use super::database::{Bump, Database, Members};
+use super::error::ImportError;
+use super::survey::{self, Survey};
+use super::wal::Wal;
+use crate::cluster::Identity;
+use crate::member::KeptLog;
+use crate::progress::Audience;
+use crate::storage::{Backend, BackendOptions};
+
+/// A member of etcd that was found sound and can be taken over.
+#[derive(Debug)]
+pub struct EtcdMember {
+    database: Database,
+    survey: Survey,
+}
+
+impl EtcdMember {
+    /// Reads all of the log and the head of the database in etcd's `member` directory. Writes
+    /// nothing. `wal_dir` is `--wal-dir`, which has to be free for our own log.
+    ///
+    /// # Errors
+    ///
+    /// Damage, files that do not belong together, a member that was removed from its cluster.
+    pub fn open(directory: &Path, wal_dir: Option<&Path>) -> Result<Self, ImportError> {
+        let wal = directory.join(WAL);
+        if let Some(elsewhere) = wal_dir.filter(|elsewhere| Wal::open(elsewhere).is_ok()) {
+            return Err(ImportError::WalDir {
+                found: elsewhere.to_path_buf(),
+                wanted: wal,
+            });
+        }
+        let wal = Wal::open(&wal)?;
+        let database = open_database(&directory.join(SNAP), &wal)?;
+        let survey = survey::survey(wal, database.applied()?)?;
+        let id = survey.identity.member_id;
+        if database.is_removed(id)? {
+            return Err(ImportError::Removed(id));
+        }
+        if database.applied()?.0.get() > 0 && !database.is_member(id)? {
+            return Err(ImportError::Stranger(id));
+        }
+        Ok(Self { database, survey })
+    }
+
+    /// Whose directory it is.
+    pub fn identity(&self) -> Identity {
+        self.survey.identity
+    }
+
+    /// How many members its cluster has, as far as the database knows.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub fn members(&self) -> Result<usize, ImportError> {
+        self.database.members()
+    }
+
+    /// Writes state and log into two directories, the first of which does not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// Damage in what was not read before, and failed writes.
+    pub fn write(&self, state: &Path, log: &Path, fsync: bool) -> Result<(), ImportError> {
+        let applied = self.database.applied()?;
+        tracing::info!(
+            "local-member-id" = %self.identity().member_id,
+            "cluster-id" = %self.identity().cluster_id,
+            "applied-index" = applied.0.get(),
+            "commit-index" = self.survey.hard_state.commit,
+            "importing the data of etcd"
+        );
+        {
+            let backend = Backend::open(state, &BackendOptions::default())?;
+            self.database
+                .fill(&backend, &Members::Kept, Bump::default())?;
+        }
+        let mut kept = KeptLog::begin(log, applied, fsync)?;
+        self.survey.entries(|entry| Ok(kept.push(entry)?))?;
+        kept.finish(&self.survey.hard_state)?;
+        Ok(())
+    }
+}
+
+/// The database, or a newer one that the leader has sent and that etcd would have put in its place
+/// with the next start.
+fn open_database(snap: &Path, wal: &Wal) -> Result<Database, ImportError> {
+    let path = snap.join(DATABASE);
+    let newest = survey::newest_snapshot(wal)?;
+    let received: PathBuf = snap.join(format!("{newest:016x}.snap.db"));
+    if path.exists() || !received.exists() {
+        let database = Database::open(&path, Audience::Log)?;
+        if database.applied()?.0.get() >= newest || !received.exists() {
+            return Ok(database);
+        }
+    }
+    Database::open(&received, Audience::Log)
+}
+
+const SNAP: &str = "snap";
+const WAL: &str = "wal";
+const DATABASE: &str = "db";
