@@ -3,6 +3,7 @@
 //! They take etcdutl's flags and print what it prints; what only Trilith does has a command of its
 //! own. Nothing here prints: the text goes back to `main`.
 
+mod check;
 mod snapshot;
 mod status_text;
 
@@ -36,11 +37,13 @@ fn program() -> Command {
     Command::new("trilith")
         .about("Offline commands for Trilith's and etcd's files")
         .subcommand_required(true)
+        .subcommand(check::command())
         .subcommand(snapshot::command())
 }
 
 fn chosen(matches: &ArgMatches) -> Printed {
     match matches.subcommand() {
+        Some((check::NAME, matches)) => check::run(matches),
         Some((snapshot::NAME, matches)) => snapshot::run(matches),
         _ => unreachable_command(),
     }
@@ -77,7 +80,7 @@ fn failed(code: u8, error: impl std::fmt::Display) -> Printed {
     }
 }
 
-const COMMANDS: [&str; 1] = [snapshot::NAME];
+const COMMANDS: [&str; 2] = [check::NAME, snapshot::NAME];
 
 /// etcdutl's exit codes.
 const ERROR: u8 = 1;

@@ -128,6 +128,22 @@ impl MemberLog {
         })
     }
 
+    /// Checks the log against a state that has applied `applied`, as a start would; gives the last
+    /// entry. Writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Boot`] when they do not fit.
+    pub fn check(self, applied: (Index, Term)) -> Result<Index, StartError> {
+        let misfit = |misfit| BootError {
+            log: self.directory.clone(),
+            misfit,
+        };
+        let last = self.recovered.last;
+        boot::check(self.recovered, &self.log, Applied::from(applied)).map_err(misfit)?;
+        Ok(Index::new(last))
+    }
+
     /// Checks the log against the state and starts the threads.
     ///
     /// `applied` is what the **durable** state has applied; `conf_state` is who voted at that

@@ -295,7 +295,7 @@ fn walk(view: &View, lower: &[u8], upper: Option<&[u8]>) -> Result<i64, StorageE
     Ok(count)
 }
 
-fn parse_count(value: &[u8]) -> Result<u32, StorageError> {
+pub(super) fn parse_count(value: &[u8]) -> Result<u32, StorageError> {
     let value = value
         .try_into()
         .map_err(|_| corrupt("a count is not 4 bytes long"))?;

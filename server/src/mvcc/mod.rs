@@ -35,6 +35,7 @@ mod store;
 mod write_txn;
 
 mod load;
+mod verify;
 
 mod buckets;
 mod count;
@@ -60,4 +61,5 @@ pub use record::{Address, Fields, KeyValue, Kind, Row};
 pub use round::Round;
 pub use source::Visitor;
 pub use store::{NEVER_COMPACTED, Published, Store, encode_applied};
+pub use verify::{Verified, verify};
 pub use write_txn::{Deleted, WriteTxn};

@@ -163,7 +163,7 @@ impl Store {
 
     /// Publishes the state as it is, so that readers let go of what a compaction removed; the
     /// view they have would keep it on disk until the next round.
-    pub(super) fn refresh(&self) -> Result<(), StorageError> {
+    pub(in crate::mvcc) fn refresh(&self) -> Result<(), StorageError> {
         let _publishing = self.shared.publishing.lock();
         // A round that is written and waits for the lock may be part of it; it is complete.
         let published = Published::load(self.shared.backend.view())?;
@@ -193,7 +193,12 @@ impl fmt::Debug for Store {
 }
 
 impl Published {
-    fn load(view: View) -> Result<Self, StorageError> {
+    /// Reads it from the rows of `view`.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read, or are none of a store's.
+    pub fn load(view: View) -> Result<Self, StorageError> {
         let number = |key: &[u8]| -> Result<Option<Revision>, StorageError> {
             let value = view.get(Family::Meta, key)?;
             let number = value

@@ -94,6 +94,34 @@ impl Backend {
                 reason: error.to_string(),
             })?;
         sync_directory(dir)?;
+        Self::around(db)
+    }
+
+    /// Opens the state in `dir` for reading alone. Writes nothing into it; a write fails.
+    ///
+    /// # Errors
+    ///
+    /// A directory that holds no state, or one of a newer format.
+    pub fn open_to_read(dir: &Path) -> Result<Self, StorageError> {
+        let options = BackendOptions::default();
+        if !is_marked(dir)? {
+            let reason = format!("it has no file {FORMAT_FILE}");
+            return Err(StorageError::Foreign {
+                path: dir.to_owned(),
+                reason,
+            });
+        }
+        let (database, families) = (options::database(&options), options::families(&options));
+        let fail_if_log = false;
+        let db = DB::open_cf_descriptors_read_only(&database, dir, families, fail_if_log);
+        Self::around(db.map_err(|error| StorageError::Directory {
+            action: "open the state in",
+            path: dir.to_owned(),
+            reason: error.to_string(),
+        })?)
+    }
+
+    fn around(db: DB) -> Result<Self, StorageError> {
         let open = OpenDatabase::try_new(db, |db| {
             let handles = Family::ALL.iter().map(|family| {
                 db.cf_handle(family.name())

@@ -175,3 +175,49 @@ func TestRestoreRefusesWhatEtcdutlRefuses(t *testing.T) {
 		t.Errorf("a copy of a database file is refused: %+v", done)
 	}
 }
+
+func TestCheckPassesASoundMemberAndNamesDamage(t *testing.T) {
+	trilith := skipWithoutCommands(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
+	history{connect(t, member), ctx, t}.make()
+	if locked := runPath(t, trilith, "check", member.DataDir); locked.code == 0 {
+		t.Errorf("a directory in use is checked: %+v", locked)
+	}
+	if err := member.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	before := contents(t, member.DataDir)
+	sound := runPath(t, trilith, "check", member.DataDir)
+	if sound.code != 0 || !strings.Contains(sound.stdout, "state: sound at revision") {
+		t.Errorf("%+v", sound)
+	}
+	if difference := gocmp.Diff(keys(before), keys(contents(t, member.DataDir))); difference != "" {
+		t.Errorf("the check has changed files:\n%s", difference)
+	}
+
+	// A bit of the largest table.
+	var table string
+	for path := range before {
+		if strings.HasSuffix(path, ".sst") && len(before[path]) > len(before[table]) {
+			table = path
+		}
+	}
+	bytes := []byte(before[table])
+	bytes[len(bytes)/3] ^= 4
+	if err := os.WriteFile(table, bytes, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	damaged := runPath(t, trilith, "check", member.DataDir)
+	if damaged.code == 0 || !strings.Contains(damaged.stderr, filepath.Base(table)) {
+		t.Errorf("damage of %s is not named: %+v", table, damaged)
+	}
+	for name, arguments := range map[string][]string{
+		"nothing there": {"/nowhere"}, "an empty folder": {t.TempDir()}, "no folder": nil,
+	} {
+		if done := runPath(t, trilith, append([]string{"check"}, arguments...)...); done.code == 0 {
+			t.Errorf("%s: %+v", name, done)
+		}
+	}
+}

@@ -7,6 +7,7 @@ mod model;
 mod random;
 mod rows;
 mod together;
+mod verifying;
 
 use std::{num::NonZeroUsize, ops::ControlFlow};
 

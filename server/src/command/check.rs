@@ -1,0 +1,102 @@
+//! `trilith check`: reads a whole data directory of a member that does not run.
+
+use std::path::Path;
+
+use clap::{Arg, ArgMatches, Command};
+
+use super::{ERROR, Printed, failed};
+use crate::alarm::Alarms;
+use crate::cluster::Membership;
+use crate::cluster::datadir::{Content, DataDir};
+use crate::lease::Lessor;
+use crate::member::MemberLog;
+use crate::mvcc::{self, Published, Verified};
+use crate::progress::{Audience, Progress};
+use crate::storage::Backend;
+
+pub(super) const NAME: &str = "check";
+
+pub(super) fn command() -> Command {
+    let directory = Arg::new(DIRECTORY).value_name("data-dir").required(true);
+    let log = Arg::new(WAL_DIR).long(WAL_DIR);
+    Command::new(NAME)
+        .about("Reads all of a data directory and tells whether it is sound; changes nothing")
+        .arg(directory)
+        .arg(log.help("Directory of the log, if the member was started with one"))
+}
+
+pub(super) fn run(matches: &ArgMatches) -> Printed {
+    let text = |name| matches.get_one::<String>(name).map(Path::new);
+    let directory = text(DIRECTORY).unwrap_or(Path::new(""));
+    match check(directory, text(WAL_DIR)) {
+        Ok(stdout) => Printed {
+            stdout,
+            ..Printed::default()
+        },
+        Err(error) => failed(ERROR, error),
+    }
+}
+
+fn check(directory: &Path, wal_dir: Option<&Path>) -> Result<String, Box<dyn std::error::Error>> {
+    if !directory.is_dir() {
+        return Err(format!("there is no directory {}", directory.display()).into());
+    }
+    let data_dir = DataDir::lock(directory)?;
+    let identity = match data_dir.content()? {
+        Content::Member(identity) => identity,
+        Content::Etcd(member) => {
+            let text = format!(
+                "{} was made by etcd; etcdutl looks into it",
+                member.display()
+            );
+            return Err(text.into());
+        }
+        Content::Nothing => {
+            return Err(format!("{} holds no member", directory.display()).into());
+        }
+    };
+    let mut text = format!(
+        "member {} of cluster {}\n",
+        identity.member_id, identity.cluster_id
+    );
+    let log = data_dir.log();
+    let log = MemberLog::open(wal_dir.unwrap_or(&log), true)?;
+    if !data_dir.state().exists() {
+        text.push_str("the state is still empty: the member was never started\n");
+        return Ok(text);
+    }
+    let backend = Backend::open_to_read(&data_dir.state())?;
+    let view = backend.view();
+    let published = Published::load(view.clone())?;
+    let last = log.check((published.applied, published.applied_term))?;
+    text.push_str(&format!(
+        "log: sound, up to entry {last}; the state has applied {}\n",
+        published.applied
+    ));
+    let mut progress = Progress::new(
+        Audience::Terminal,
+        "reading the state",
+        backend.sizes().total_bytes,
+    );
+    let Verified {
+        keys,
+        revisions,
+        lease_keys,
+    } = mvcc::verify(&view, &mut progress)?;
+    progress.finish();
+    let members = Membership::load(&view, usize::MAX)?
+        .table()
+        .members()
+        .count();
+    let alarms = Alarms::load(&view)?.texts();
+    Lessor::load(&view, 0)?;
+    text.push_str(&format!(
+        "state: sound at revision {}; {keys} keys, {revisions} revisions, {lease_keys} keys on \
+         leases, {members} members, alarms: {alarms:?}\n",
+        published.revision
+    ));
+    Ok(text)
+}
+
+const DIRECTORY: &str = "data-dir";
+const WAL_DIR: &str = "wal-dir";
