@@ -86,6 +86,8 @@ impl SnapshotSender {
             let sent = this.send_now(message).await;
             if let Err(error) = &sent {
                 tracing::warn!("remote-peer-id" = %to, error, "failed to send database snapshot");
+                // Raft tries again with the next heartbeat that is answered.
+                tokio::time::sleep(RETRY_AFTER).await;
             }
             if let Some(member) = this.to_member.member.get() {
                 member.report_snapshot(to, sent.is_ok());
@@ -203,6 +205,9 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Pieces between the state and the socket.
 const PIECES_IN_FLIGHT_MAX: usize = 16;
+
+/// Pause after a snapshot that did not arrive: making one reads the whole state.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the log stays for a member that has a snapshot: etcd's time.
 const HELD_AFTERWARDS: Duration = Duration::from_secs(30);
