@@ -87,6 +87,11 @@ impl Alarms {
         self.list(NONE).iter().map(text).collect()
     }
 
+    /// Whether some member has run out of space.
+    pub fn no_space(&self) -> bool {
+        self.raised.load().has(AlarmType::Nospace)
+    }
+
     /// Why `request` may not be applied, if it may not. The request is consumed and changes
     /// nothing.
     ///

@@ -12,6 +12,7 @@ pub mod api;
 pub mod import;
 
 pub mod propose;
+pub mod quota;
 pub mod read;
 
 pub mod apply;

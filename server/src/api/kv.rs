@@ -10,6 +10,7 @@ use super::header::HeaderSource;
 use super::large_reply;
 use super::list::Lister;
 use super::range_stream::{self, RangeStream};
+use super::space::SpaceGuard;
 use super::status::status;
 use super::validate;
 use crate::apply::{self, Applied, Reply};
@@ -17,6 +18,7 @@ use crate::error::{Code, RequestError};
 use crate::ids::Revision;
 use crate::mvcc::{End, MvccError, RangeQuery, ReadTxn, Store};
 use crate::propose::Proposer;
+use crate::quota;
 use crate::read::Reader;
 
 /// Serves `etcdserverpb.KV`.
@@ -26,6 +28,8 @@ pub struct KvService {
     pub header: HeaderSource,
     /// Takes writes into the log.
     pub proposer: Proposer,
+    /// Refuses writes that there is no room for: before anything else is checked, as etcd does.
+    pub space: SpaceGuard,
     /// Confirms linearizable reads.
     pub reader: Reader,
     /// Where reads are answered from.
@@ -85,6 +89,7 @@ impl Kv for KvService {
         request: Request<pb::PutRequest>,
     ) -> Result<Response<wire::PutResponse>, Status> {
         let request = request.into_inner();
+        self.space.admit(quota::put_cost(&request)).await?;
         validate::put(&request).map_err(status)?;
         let request = pb::InternalRaftRequest {
             put: Some(request),
@@ -121,6 +126,7 @@ impl Kv for KvService {
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<wire::TxnResponse>, Status> {
         let request = request.into_inner();
+        self.space.admit(quota::txn_cost(&request)).await?;
         validate::txn(&request, self.txn_operations_max).map_err(status)?;
         let mut response = if apply::is_read_only(&request) {
             self.confirm(!apply::is_serializable(&request))

@@ -13,6 +13,7 @@ use trilith_proto::server::lease_server::Lease;
 
 use super::header::HeaderSource;
 use super::kv::{refused, unexpected};
+use super::space::SpaceGuard;
 use super::status::status;
 use crate::apply::Reply;
 use crate::error::RequestError;
@@ -20,6 +21,7 @@ use crate::ids::LeaseId;
 use crate::lease::{Lessor, Renewal, TimeToLive};
 use crate::mvcc::Store;
 use crate::propose::Proposer;
+use crate::quota;
 use crate::read::Reader;
 
 /// How long a request for the leader waits before it looks for one again: etcd's pause.
@@ -32,6 +34,8 @@ pub struct LeaseService {
     pub header: HeaderSource,
     /// Takes grants and revokes into the log.
     pub proposer: Proposer,
+    /// Refuses grants that there is no room for.
+    pub space: SpaceGuard,
     /// Waits until everything committed is applied.
     pub reader: Reader,
     /// Which keys hang on a lease.
@@ -46,6 +50,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        self.space.admit(quota::LEASE_BYTES).await?;
         let mut request = request.into_inner();
         while request.id == 0 {
             request.id = (self.proposer.next_id().get() & (u64::MAX >> 1)) as i64;

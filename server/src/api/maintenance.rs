@@ -1,7 +1,9 @@
 //! The Maintenance service, as far as one member goes.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 use trilith_proto::etcdserverpb as pb;
 use trilith_proto::etcdserverpb::alarm_request::AlarmAction;
@@ -12,7 +14,7 @@ use trilith_proto::server::maintenance_server::Maintenance;
 use super::header::HeaderSource;
 use super::kv::{refused, unexpected};
 use super::snapshot_stream::{SnapshotSlots, SnapshotStream};
-use super::status::{not_yet, status};
+use super::status::status;
 use crate::alarm::Alarms;
 use crate::apply::Reply;
 use crate::cluster::{Membership, SERVER_VERSION, Version, downgrade_target};
@@ -21,14 +23,12 @@ use crate::ids::{MemberId, Revision};
 use crate::member::{MemberHandle, ProposeRefused};
 use crate::mvcc::Store;
 use crate::propose::Proposer;
+use crate::quota::Quota;
 use crate::read::Reader;
-use crate::storage::Backend;
+use crate::storage::{Backend, StorageError};
 
 /// How often a leadership transfer looks whether it is done: etcd's heartbeat interval.
 const TRANSFER_POLL: Duration = Duration::from_millis(100);
-
-/// What `--quota-backend-bytes 0` means.
-const DEFAULT_QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 
 /// Serves `etcdserverpb.Maintenance`.
 #[derive(Clone)]
@@ -49,8 +49,10 @@ pub struct MaintenanceService {
     pub membership: Membership,
     /// Leader, term, committed and applied index.
     pub member: MemberHandle,
-    /// `--quota-backend-bytes`; 0 is the default.
-    pub quota_bytes: i64,
+    /// `--quota-backend-bytes`, as it is reported.
+    pub quota: Quota,
+    /// Held while a client's defragmentation runs; others wait for their turn.
+    pub defragmenting: Arc<Mutex<()>>,
     /// How many snapshots may be sent at once.
     pub snapshots: SnapshotSlots,
 }
@@ -90,10 +92,19 @@ impl Maintenance for MaintenanceService {
         &self,
         _request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
-        Err(not_yet(
-            "Defragment",
-            "space that compaction frees is given back in the background",
-        ))
+        // A client that goes away while it waits for its turn gives it up; once begun, the work
+        // goes on without it.
+        let turn = self.defragmenting.clone().lock_owned().await;
+        let store = self.store.clone();
+        let defragmented = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            defragment(&store)
+        });
+        match defragmented.await {
+            Ok(Ok(())) => Ok(Response::new(pb::DefragmentResponse::default())),
+            Ok(Err(error)) => Err(Status::unknown(error.to_string())),
+            Err(_stopping) => Err(status(RequestError::Stopped)),
+        }
     }
 
     async fn hash(
@@ -168,17 +179,12 @@ impl MaintenanceService {
             errors.push(RequestError::NoLeader.text().to_owned());
         }
         errors.extend(self.alarms.texts());
-        let quota = self.quota_bytes;
         pb::StatusResponse {
             header: Some(self.header.now()),
             version: SERVER_VERSION.to_string(),
             db_size: signed(sizes.total_bytes),
             db_size_in_use: signed(sizes.in_use_bytes),
-            db_size_quota: if quota == 0 {
-                DEFAULT_QUOTA_BYTES
-            } else {
-                quota
-            },
+            db_size_quota: self.quota.reported(),
             leader: raft.leader().unwrap_or_default().get(),
             raft_index: raft.committed().get(),
             raft_applied_index: raft.applied().get(),
@@ -275,6 +281,30 @@ impl MaintenanceService {
         };
         self.proposer.propose(request).await.map(|_| ())
     }
+}
+
+/// Gives back the space of removed revisions, and tells the log what came of it.
+fn defragment(store: &Store) -> Result<(), StorageError> {
+    let begun = Instant::now();
+    let before = store.backend().sizes();
+    tracing::info!(
+        "current-db-size-bytes" = before.total_bytes,
+        "current-db-size-in-use-bytes" = before.in_use_bytes,
+        "starting defragment"
+    );
+    if let Err(error) = store.defragment() {
+        tracing::warn!(%error, "failed to defragment");
+        return Err(error);
+    }
+    let after = store.backend().sizes();
+    tracing::info!(
+        "current-db-size-bytes-diff" = signed(after.total_bytes) - signed(before.total_bytes),
+        "current-db-size-bytes" = after.total_bytes,
+        "current-db-size-in-use-bytes" = after.in_use_bytes,
+        "took" = ?begun.elapsed(),
+        "finished defragment"
+    );
+    Ok(())
 }
 
 fn signed(bytes: u64) -> i64 {

@@ -103,6 +103,13 @@ pub trait ConfChanger: Send {
     fn change(&mut self, index: Index, accepted: Option<&Bytes>) -> Option<Bytes>;
 }
 
+/// Tells whether there is room for what a request adds. It depends on this member's disk and
+/// settings, so it may change what a client is told and nothing else.
+pub trait Room: Send {
+    /// Whether `request` fits beside the `unwritten` bytes of the round so far.
+    fn admits(&self, request: &InternalRaftRequest, unwritten: u64) -> bool;
+}
+
 /// Applies committed entries; owned by the apply thread.
 pub struct Applier {
     state: State,
@@ -110,6 +117,7 @@ pub struct Applier {
     wait: Arc<Wait<Applied>>,
     applied_wait: Arc<AppliedWait>,
     conf_changer: Box<dyn ConfChanger>,
+    room: Box<dyn Room>,
     /// Invariant: equals the applied index in the state, or in the round being built.
     applied: Index,
 }
@@ -119,6 +127,9 @@ pub struct Applier {
 pub struct Outcome {
     /// The greatest revision that was compacted, for the background deletion.
     pub compacted: Option<Revision>,
+    /// Requests that were applied although there was no room for them. Each waits for its answer,
+    /// `NoSpace`, until the alarm is raised.
+    pub without_room: Vec<RequestId>,
 }
 
 impl Applier {
@@ -129,6 +140,7 @@ impl Applier {
         wait: Arc<Wait<Applied>>,
         applied_wait: Arc<AppliedWait>,
         conf_changer: Box<dyn ConfChanger>,
+        room: Box<dyn Room>,
     ) -> Self {
         let (applied, _term) = state.store.applied();
         applied_wait.applied(applied);
@@ -138,6 +150,7 @@ impl Applier {
             wait,
             applied_wait,
             conf_changer,
+            room,
             applied,
         }
     }
@@ -160,8 +173,13 @@ impl Applier {
                 self.applied.next(),
                 "committed entries come without gaps"
             );
-            let reply = self.apply_entry(&mut round, entry, &mut outcome)?;
-            replies.extend(reply);
+            match self.apply_entry(&mut round, entry, &mut outcome)? {
+                // Withheld: the next request of this client shall meet the alarm.
+                Some((id, Err(RequestError::NoSpace))) if !self.state.alarms.no_space() => {
+                    outcome.without_room.push(id);
+                }
+                reply => replies.extend(reply),
+            }
             self.applied = entry.index;
             term = Some(entry.term);
         }
@@ -227,11 +245,16 @@ impl Applier {
             (0, Some(header)) => header.id,
             (id, _) => id,
         };
-        let applied = match self.state.alarms.refuses(request) {
-            Some(refused) => Err(refused),
-            None => dispatch::dispatch(&self.state, round, request, outcome)
-                .map_err(|error| stop(index, error))?,
-        };
+        if let Some(refused) = self.state.alarms.refuses(request) {
+            return Ok((RequestId::new(id), Err(refused)));
+        }
+        let unwritten = round.batch().bytes() as u64;
+        let mut applied = dispatch::dispatch(&self.state, round, request, outcome)
+            .map_err(|error| stop(index, error))?;
+        // As in etcd the request has taken effect all the same: members must not differ.
+        if applied.is_ok() && !self.room.admits(request, unwritten) {
+            applied = Err(RequestError::NoSpace);
+        }
         Ok((RequestId::new(id), applied))
     }
 }

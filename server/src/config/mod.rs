@@ -83,7 +83,7 @@ pub struct Config {
     /// Write timeout of connections between members; at least 5 s.
     pub raft_write_timeout: Duration,
 
-    /// Bytes that the state may take; 0 means the default. Always 0 until there is a quota.
+    /// Bytes that the state may take; 0 means the default, below 0 there is no limit.
     pub quota_backend_bytes: i64,
     /// Most operations in one branch of a transaction.
     pub max_txn_ops: usize,

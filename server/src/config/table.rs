@@ -51,10 +51,6 @@ const LONE_SURVIVOR: Missing = missing(
     "Trilith cannot make a cluster of one member out of another one's data yet",
     "restore a snapshot with etcdutl instead",
 );
-const QUOTA: Missing = missing(
-    "Trilith has no space quota yet",
-    "leave it out, and watch the disk space instead",
-);
 const COMPACTOR: Missing = missing(
     "Trilith does not compact by itself yet",
     "leave it out, and run `etcdctl compaction` from time to time",
@@ -156,7 +152,8 @@ flags! {
     "max-snapshots" "5" Uint, NoEffect, "Snapshot files to keep (deprecated by etcd).";
     "max-wals" "5" Uint, NoEffect, "Log files to keep.";
     "memory-mlock" "false" Bool, NoEffect, "Keep the pages of etcd's database in memory.";
-    "quota-backend-bytes" "0" Int, Later(&QUOTA), "Bytes that the state may take; 0 means 2 GiB.";
+    "quota-backend-bytes" "0" Int, Ready,
+        "Bytes that the state may take; 0 means 2 GiB, below 0 no limit.";
     "backend-bbolt-freelist-type" "map" Text, NoEffect,
         "Free list of etcd's database: array or map.";
     "backend-batch-interval" "0s" Duration, NoEffect,

@@ -1,14 +1,19 @@
 //! The apply thread: takes committed entries in order, a round at a time.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::mpsc;
 
 use super::fatal::fatal;
-use crate::apply::{Applier, ApplyError, Entry, Payload};
+use crate::apply::{Applied, Applier, ApplyError, Entry, Payload};
+use crate::error::RequestError;
+use crate::ids::RequestId;
 use crate::limits::{APPLY_ROUND_BYTES_MAX, APPLY_ROUND_ENTRIES_MAX};
 use crate::member::MemberHandle;
+use crate::wait::Wait;
 
 /// What the apply thread works with.
 pub(super) struct ApplyThread {
@@ -20,6 +25,10 @@ pub(super) struct ApplyThread {
     pub(super) member: MemberHandle,
     /// Hears that a compaction was accepted, for the background deletion.
     pub(super) compacted: Sender<()>,
+    /// Takes requests that were applied without room, whose answers wait for the alarm.
+    pub(super) without_room: mpsc::Sender<RequestId>,
+    /// Answers those at once that do not fit in there any more.
+    pub(super) wait: Arc<Wait<Applied>>,
     /// `--warning-apply-duration`: a round that takes longer is told in the log.
     pub(super) warn_after: Duration,
 }
@@ -61,6 +70,11 @@ impl ApplyThread {
         if outcome.compacted.is_some() {
             // A full channel holds a word that the compactor has not heard yet: one is enough.
             let _heard = self.compacted.try_send(());
+        }
+        for id in outcome.without_room {
+            if self.without_room.try_send(id).is_err() {
+                self.wait.trigger(id, Err(RequestError::NoSpace));
+            }
         }
         ControlFlow::Continue(())
     }

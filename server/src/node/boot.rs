@@ -55,7 +55,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         Content::Nothing => create(config, &data_dir)?,
     };
     let log = MemberLog::open(&config.log_dir(), fsync)?;
-    let backend = Backend::open(&data_dir.create_state()?, &BackendOptions::default())?;
+    let backend = Backend::open(&data_dir.create_state()?, &backend_options(config))?;
     let store = Store::open(backend.clone())?;
     let conf_state = backend
         .get(Family::Meta, meta::CONF_STATE)?
@@ -72,6 +72,10 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         store,
         conf_state,
     })
+}
+
+fn backend_options(config: &Config) -> BackendOptions {
+    BackendOptions::within(crate::quota::limit(config.quota_backend_bytes))
 }
 
 /// Makes a new member of a new cluster, as `--initial-cluster` describes it.

@@ -12,6 +12,7 @@ mod publish;
 mod serve;
 mod sink;
 mod snapshots;
+mod without_room;
 
 pub use error::NodeError;
 pub use serve::run;

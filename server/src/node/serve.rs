@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::apply_thread::ApplyThread;
@@ -22,15 +22,16 @@ use super::peers::{self, PeerRuntime, ToMember};
 use super::publish;
 use super::sink::{Sink, ToRaft};
 use super::snapshots::{LogHold, SnapshotSender};
+use super::without_room;
 use crate::alarm::Alarms;
 use crate::api::{
     ClusterService, ConnectionSettings, HeaderSource, KvService, LeaseService, MaintenanceService,
-    Reuse, Services, SnapshotSlots, WatchService,
+    Reuse, Services, SnapshotSlots, SpaceGuard, WatchService,
 };
 use crate::apply::{Applied, Applier, Entry, State};
 use crate::cluster::Membership;
 use crate::config::{Config, MemberUrl};
-use crate::ids::{MemberId, Revision};
+use crate::ids::{MemberId, RequestId, Revision};
 use crate::lease::{Lessor, min_ttl};
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
 use crate::mvcc::Store;
@@ -38,6 +39,7 @@ use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
 use crate::peer::{self, Peers};
 use crate::propose::{Led, Proposer};
+use crate::quota::Quota;
 use crate::read::Reader;
 use crate::wait::{AppliedWait, Wait};
 
@@ -71,7 +73,7 @@ pub async fn run(
         tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
     }
     let (removed, mut is_removed) = watch::channel(false);
-    let node = Node::start(&config, opened, &peer_runtime, removed)?;
+    let mut node = Node::start(&config, opened, &peer_runtime, removed)?;
     let endpoints = endpoints(&node.state, Handle::current());
     let serve_peers = peer::serve(peer_listeners, node.peers.clone(), endpoints);
     peer_runtime.handle().spawn(serve_peers);
@@ -133,6 +135,10 @@ struct Node {
     reader: Reader,
     hub: WatchHub,
     compacted: watch::Receiver<Revision>,
+    space: SpaceGuard,
+    wait: Arc<Wait<Applied>>,
+    /// Requests that were applied without room; taken by the task that answers them.
+    without_room: Option<mpsc::Receiver<RequestId>>,
     /// Dropped to stop the background threads.
     stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -180,13 +186,7 @@ impl Node {
             reader_cell.set(reader.clone()).is_ok(),
             "the reader is set once"
         );
-        let conf_changer = ToRaft {
-            member: member.clone(),
-            membership: state.membership.clone(),
-            peers: peers.clone(),
-        };
-        let conf_changer = Box::new(conf_changer);
-        let applier = Applier::new(state.clone(), hub.clone(), wait, applied_wait, conf_changer);
+        let space = space_guard(config, id, &state, &proposer);
         let header = HeaderSource::new(identity.cluster_id, id, member.clone(), store);
         let compacted = watch::channel(Revision::default()).1;
         let mut node = Self {
@@ -199,12 +199,32 @@ impl Node {
             reader,
             hub,
             compacted,
+            space,
+            wait,
+            without_room: None,
             stop: None,
             threads: Vec::new(),
             opened: opened.kept,
         };
+        let applier = node.applier(applied_wait);
         node.spawn_threads(config, applier, entries, hold)?;
         Ok(node)
+    }
+
+    fn applier(&self, applied_wait: Arc<AppliedWait>) -> Applier {
+        let conf_changer = ToRaft {
+            member: self.member.clone(),
+            membership: self.state.membership.clone(),
+            peers: self.peers.clone(),
+        };
+        Applier::new(
+            self.state.clone(),
+            self.hub.clone(),
+            self.wait.clone(),
+            applied_wait,
+            Box::new(conf_changer),
+            Box::new(self.space.quota.clone()),
+        )
     }
 
     fn spawn_threads(
@@ -219,11 +239,15 @@ impl Node {
         let (accepted, to_compact) = bounded(1);
         let (finished, compacted) = watch::channel(Revision::default());
         self.compacted = compacted;
+        let (without_room, to_answer) = mpsc::channel(without_room::WAITING_MAX);
+        self.without_room = Some(to_answer);
         let apply = ApplyThread {
             applier,
             committed: entries,
             member: self.member.clone(),
             compacted: accepted,
+            without_room,
+            wait: self.wait.clone(),
             warn_after: config.warning_apply_duration,
         };
         let flusher = Flusher {
@@ -253,7 +277,7 @@ impl Node {
         Ok(())
     }
 
-    fn spawn_tasks(&self, config: &Config) -> JoinSet<()> {
+    fn spawn_tasks(&mut self, config: &Config) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         let reader = self.reader.clone();
         tasks.spawn(async move {
@@ -271,6 +295,12 @@ impl Node {
                 ticks,
             ));
         }
+        let without_room = self.without_room.take();
+        tasks.spawn(without_room::answer(
+            self.space.clone(),
+            without_room.expect("the tasks are spawned once, after the threads"),
+            self.wait.clone(),
+        ));
         let expiry = Expiry {
             lessor: self.state.lessor.clone(),
             proposer: self.proposer.clone(),
@@ -314,6 +344,7 @@ impl Node {
             kv: KvService {
                 header: header.clone(),
                 proposer: proposer.clone(),
+                space: self.space.clone(),
                 reader: reader.clone(),
                 store: store.clone(),
                 compaction: self.compacted.clone(),
@@ -329,6 +360,7 @@ impl Node {
             lease: LeaseService {
                 header: header.clone(),
                 proposer: proposer.clone(),
+                space: self.space.clone(),
                 reader: reader.clone(),
                 store: store.clone(),
                 lessor,
@@ -348,7 +380,8 @@ impl Node {
                 alarms,
                 membership,
                 member: self.member.clone(),
-                quota_bytes: config.quota_backend_bytes,
+                quota: self.space.quota.clone(),
+                defragmenting: Arc::new(Mutex::new(())),
                 snapshots: SnapshotSlots::default(),
             },
         }
@@ -383,6 +416,15 @@ fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
         membership: Membership::load(&view, config.max_learners)?,
         store: store.clone(),
     })
+}
+
+fn space_guard(config: &Config, id: MemberId, state: &State, proposer: &Proposer) -> SpaceGuard {
+    SpaceGuard {
+        quota: Quota::new(state.store.backend().clone(), config.quota_backend_bytes),
+        alarms: state.alarms.clone(),
+        proposer: proposer.clone(),
+        member: id,
+    }
 }
 
 fn proposer(

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, ReadOptions, ReadTier,
     WriteOptions, properties,
@@ -54,6 +55,8 @@ struct Shared {
     /// Rows written since the last flush, and their bytes: the average size of what is unflushed.
     written_rows: AtomicU64,
     written_bytes: AtomicU64,
+    /// Held while the two are corrected, so that nothing is taken off twice.
+    measuring: Mutex<()>,
     /// Tables and blobs when they were last asked for.
     files_bytes: AtomicU64,
 }
@@ -143,6 +146,7 @@ impl Backend {
                 latch: OnceLock::new(),
                 written_rows: AtomicU64::new(0),
                 written_bytes: AtomicU64::new(0),
+                measuring: Mutex::new(()),
                 files_bytes: AtomicU64::new(0),
             }),
         };
@@ -198,11 +202,6 @@ impl Backend {
         self.db()
             .flush_cfs_opt(handles, &options::flush())
             .map_err(|error| self.latch("flush the state", &error))?;
-        let left = self.unflushed();
-        self.shared.written_rows.store(left.rows, Ordering::Relaxed);
-        self.shared
-            .written_bytes
-            .store(left.bytes, Ordering::Relaxed);
         self.sizes();
         Ok(())
     }
@@ -235,8 +234,10 @@ impl Backend {
         how.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         let everything = None::<&[u8]>;
         for &family in Family::ALL {
+            self.collect_blobs_up_to(family, "1.0")?;
             self.db()
                 .compact_range_cf_opt(self.handle(family), everything, everything, &how);
+            self.collect_blobs_up_to(family, options::BLOB_AGE_CUTOFF)?;
         }
         self.sizes();
         self.check()
@@ -244,7 +245,7 @@ impl Backend {
 
     /// Size of the state as clients see it.
     pub fn sizes(&self) -> Sizes {
-        let unflushed = self.unflushed().bytes;
+        let unflushed = self.forget_flushed();
         let tables = self.sum(properties::LIVE_SST_FILES_SIZE);
         let blobs = self.sum_named(c"rocksdb.live-blob-file-size");
         let blob_garbage = self.sum_named(c"rocksdb.live-blob-file-garbage-size");
@@ -326,6 +327,34 @@ impl Backend {
             .get_pinned_cf_opt(self.handle(family), key, read)
             .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
             .map_err(|error| StorageError::database("read the state", &error))
+    }
+
+    /// Lets compactions rewrite blob files that are not younger than this part of them.
+    fn collect_blobs_up_to(&self, family: Family, part: &str) -> Result<(), StorageError> {
+        if !matches!(family, Family::Revision | Family::Current) {
+            return Ok(());
+        }
+        let cutoff = [("blob_garbage_collection_age_cutoff", part)];
+        self.db()
+            .set_options_cf(self.handle(family), &cutoff)
+            .map_err(|error| StorageError::database("set an option", &error))
+    }
+
+    /// Takes off what was flushed meanwhile, be it by RocksDB itself, and returns the bytes left.
+    /// What is written at the same time stays counted.
+    fn forget_flushed(&self) -> u64 {
+        let _one_at_a_time = self.shared.measuring.lock();
+        let rows = self.shared.written_rows.load(Ordering::Relaxed);
+        let bytes = self.shared.written_bytes.load(Ordering::Relaxed);
+        let left = self.unflushed();
+        let take = |counter: &AtomicU64, seen: u64, left: u64| {
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                Some(now.saturating_sub(seen.saturating_sub(left)))
+            });
+        };
+        take(&self.shared.written_rows, rows, left.rows);
+        take(&self.shared.written_bytes, bytes, left.bytes);
+        left.bytes
     }
 
     fn check_latch(&self) -> Result<(), StorageError> {

@@ -20,6 +20,21 @@ pub struct BackendOptions {
     pub background_jobs: i32,
 }
 
+impl BackendOptions {
+    /// The defaults, with less in memory where `quota_bytes` is small.
+    pub fn within(quota_bytes: Option<u64>) -> Self {
+        let defaults = Self::default();
+        let quota = usize::try_from(quota_bytes.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        Self {
+            write_buffer_bytes: (quota / 4).clamp(WRITE_BUFFER_MIN, defaults.write_buffer_bytes),
+            ..defaults
+        }
+    }
+}
+
+/// Below this RocksDB would flush after every few puts.
+const WRITE_BUFFER_MIN: usize = 1 << 20;
+
 impl Default for BackendOptions {
     fn default() -> Self {
         Self {
@@ -93,7 +108,7 @@ fn of(family: Family, cache: &Cache, options: &BackendOptions) -> Options {
             of.set_blob_file_size(64 << 20);
             of.set_blob_compression_type(DBCompressionType::Lz4);
             of.set_enable_blob_gc(true);
-            of.set_blob_gc_age_cutoff(0.5);
+            of.set_blob_gc_age_cutoff(BLOB_AGE_CUTOFF.parse().expect("the constant is a number"));
             of.set_blob_gc_force_threshold(0.5);
         }
         Family::Old => {
@@ -141,6 +156,10 @@ pub(super) fn flush() -> FlushOptions {
 
 /// 512 tables of 32 MiB are 16 GiB open at once; beyond that they are opened on demand.
 const MAX_OPEN_FILES: i32 = 512;
+
+/// The older half of the blob files is looked through in passing; a defragmentation takes all.
+/// Text, since options of an open database are set as text.
+pub(super) const BLOB_AGE_CUTOFF: &str = "0.5";
 
 /// Below this a value is cheaper inside the tables, where lists read it in passing.
 const MIN_BLOB_BYTES: u64 = 16 << 10;
