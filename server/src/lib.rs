@@ -9,6 +9,7 @@ pub mod command;
 pub mod node;
 
 pub mod api;
+pub mod compactor;
 pub mod import;
 
 pub mod propose;

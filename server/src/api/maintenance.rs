@@ -1,9 +1,10 @@
 //! The Maintenance service, as far as one member goes.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tonic::{Request, Response, Status};
 use trilith_proto::etcdserverpb as pb;
 use trilith_proto::etcdserverpb::alarm_request::AlarmAction;
@@ -53,6 +54,10 @@ pub struct MaintenanceService {
     pub quota: Quota,
     /// Held while a client's defragmentation runs; others wait for their turn.
     pub defragmenting: Arc<Mutex<()>>,
+    /// How far compactions have deleted what they cover.
+    pub compacted: watch::Receiver<Revision>,
+    /// Set when the server stops.
+    pub stopping: watch::Receiver<bool>,
     /// How many snapshots may be sent at once.
     pub snapshots: SnapshotSlots,
 }
@@ -95,15 +100,24 @@ impl Maintenance for MaintenanceService {
         // A client that goes away while it waits for its turn gives it up; once begun, the work
         // goes on without it.
         let turn = self.defragmenting.clone().lock_owned().await;
+        // What an accepted compaction removes is to be given back too.
+        let mut compacted = self.compacted.clone();
+        while let Some(target) = self.store.next_compaction() {
+            let finished = compacted.wait_for(|finished| *finished >= target).await;
+            finished.map_err(|_stopping| status(RequestError::Stopped))?;
+        }
         let store = self.store.clone();
+        let stopping = self.stopping.clone();
         let defragmented = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            defragment(&store)
+            defragment(&store, &|| !*stopping.borrow())
         });
         match defragmented.await {
-            Ok(Ok(())) => Ok(Response::new(pb::DefragmentResponse::default())),
+            Ok(Ok(ControlFlow::Continue(()))) => {
+                Ok(Response::new(pb::DefragmentResponse::default()))
+            }
             Ok(Err(error)) => Err(Status::unknown(error.to_string())),
-            Err(_stopping) => Err(status(RequestError::Stopped)),
+            Ok(Ok(ControlFlow::Break(()))) | Err(_) => Err(status(RequestError::Stopped)),
         }
     }
 
@@ -284,7 +298,14 @@ impl MaintenanceService {
 }
 
 /// Gives back the space of removed revisions, and tells the log what came of it.
-fn defragment(store: &Store) -> Result<(), StorageError> {
+///
+/// # Errors
+///
+/// A failure of the state.
+pub fn defragment(
+    store: &Store,
+    go_on: &dyn Fn() -> bool,
+) -> Result<ControlFlow<()>, StorageError> {
     let begun = Instant::now();
     let before = store.backend().sizes();
     tracing::info!(
@@ -292,10 +313,9 @@ fn defragment(store: &Store) -> Result<(), StorageError> {
         "current-db-size-in-use-bytes" = before.in_use_bytes,
         "starting defragment"
     );
-    if let Err(error) = store.defragment() {
-        tracing::warn!(%error, "failed to defragment");
-        return Err(error);
-    }
+    let ended = store
+        .defragment(go_on)
+        .inspect_err(|error| tracing::warn!(%error, "failed to defragment"))?;
     let after = store.backend().sizes();
     tracing::info!(
         "current-db-size-bytes-diff" = signed(after.total_bytes) - signed(before.total_bytes),
@@ -304,7 +324,7 @@ fn defragment(store: &Store) -> Result<(), StorageError> {
         "took" = ?begun.elapsed(),
         "finished defragment"
     );
-    Ok(())
+    Ok(ended)
 }
 
 fn signed(bytes: u64) -> i64 {

@@ -32,7 +32,7 @@ pub use header::HeaderSource;
 pub use kv::KvService;
 pub use lease::LeaseService;
 pub use listener::{ConnectionSettings, Reuse, bind, serve};
-pub use maintenance::MaintenanceService;
+pub use maintenance::{MaintenanceService, defragment};
 pub use snapshot_stream::SnapshotSlots;
 pub use space::SpaceGuard;
 pub use watch::WatchService;

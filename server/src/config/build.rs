@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Config;
 use super::check::RECOMMENDED_REQUEST_BYTES;
 use super::cluster::ClusterState;
-use super::duration::go_duration;
+use super::duration::{go_duration, parse_go_duration};
 use super::error::ConfigError;
 use super::flags::Values;
 use super::note::Note;
@@ -26,6 +26,8 @@ const DEFAULT_COMPACTION_BATCH: usize = 1_000;
 const DEFAULT_COMPACTION_SLEEP: Duration = Duration::from_millis(10);
 const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 const DEFAULT_UNARY_WARNING: Duration = Duration::from_millis(300);
+
+const NANOS_PER_HOUR: u64 = 3_600_000_000_000;
 
 /// Below these, etcd raises a setting.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -71,6 +73,8 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
         raft_read_timeout: peer_timeout(values, "raft-read-timeout", notes),
         raft_write_timeout: peer_timeout(values, "raft-write-timeout", notes),
         quota_backend_bytes: values.int("quota-backend-bytes"),
+        auto_compaction: auto_compaction(values),
+        bootstrap_defrag_threshold_bytes: defrag_threshold(values),
         max_txn_ops: values.uint("max-txn-ops").try_into().unwrap_or(usize::MAX),
         max_request_bytes,
         max_concurrent_streams: values
@@ -92,13 +96,52 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
             .unwrap_or(DEFAULT_COMPACTION_SLEEP),
         watch_progress_notify_interval: progress_interval(values, notes),
         warning_apply_duration: at_least_zero(values.duration("warning-apply-duration")),
-        warning_unary_request_duration: some_time(
-            values.duration("warning-unary-request-duration"),
-        )
-        .unwrap_or(DEFAULT_UNARY_WARNING),
+        warning_unary_request_duration: unary_warning(values),
         feature_gates: values.gates("feature-gates").clone(),
         unsafe_no_fsync: values.bool("unsafe-no-fsync"),
         log: log(values)?,
+    })
+}
+
+fn defrag_threshold(values: &Values) -> Option<u64> {
+    let megabytes = values.uint("bootstrap-defrag-threshold-megabytes");
+    Some(megabytes.saturating_mul(1 << 20)).filter(|bytes| *bytes > 0)
+}
+
+fn unary_warning(values: &Values) -> Duration {
+    some_time(values.duration("warning-unary-request-duration")).unwrap_or(DEFAULT_UNARY_WARNING)
+}
+
+/// What the leader keeps when it compacts by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Everything that was current during this time.
+    Time(Duration),
+    /// So many of the last revisions.
+    Revisions(i64),
+}
+
+/// A bare number counts hours or revisions. A time in the mode `revision` counts its nanoseconds,
+/// only because etcd does so.
+fn auto_compaction(values: &Values) -> Option<AutoCompaction> {
+    let text = values.text("auto-compaction-retention");
+    let in_revisions = values.text("auto-compaction-mode") == "revision";
+    let count = match text.parse::<u64>() {
+        Ok(hours) if !in_revisions => hours.saturating_mul(NANOS_PER_HOUR),
+        Ok(revisions) => revisions,
+        Err(_) if text.is_empty() => 0,
+        Err(_) => parse_go_duration(text)
+            .ok()
+            .and_then(|nanos| u64::try_from(nanos).ok())
+            .expect("the retention was checked to be a time that is not negative"),
+    };
+    if count == 0 {
+        return None;
+    }
+    Some(if in_revisions {
+        AutoCompaction::Revisions(i64::try_from(count).unwrap_or(i64::MAX))
+    } else {
+        AutoCompaction::Time(Duration::from_nanos(count))
     })
 }
 

@@ -200,8 +200,6 @@ fn negatives(values: &Values) -> Result<(), ConfigError> {
 fn support(values: &Values, notes: &mut Vec<Note>) -> Result<(), ConfigError> {
     for (flag, changed) in values.given() {
         match flag.support {
-            Support::Later(_)
-                if flag.name == "auto-compaction-retention" && !keeps_less(values) => {}
             Support::Later(missing) if changed => return Err(not_yet(flag.name, missing)),
             Support::NoEffect if changed => notes.push(Note::NoEffect { flag: flag.name }),
             Support::Legacy if flag.name == "v2-deprecation" => {
@@ -231,14 +229,6 @@ pub(super) fn unsupported(url: &MemberUrl) -> Option<&'static table::Missing> {
         Scheme::Https => Some(&table::TLS),
         Scheme::Unix | Scheme::Unixs => Some(&table::SOCKETS),
     }
-}
-
-/// Whether the retention asks for compactions: any way to write zero does not.
-fn keeps_less(values: &Values) -> bool {
-    let retention = values.text("auto-compaction-retention");
-    !retention.is_empty()
-        && retention.parse::<u64>() != Ok(0)
-        && parse_go_duration(retention) != Ok(0)
 }
 
 /// The refusal of a setting whose feature is missing.

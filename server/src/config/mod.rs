@@ -26,6 +26,7 @@ mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use build::AutoCompaction;
 pub use cluster::{Bootstrap, ClusterState};
 pub use error::ConfigError;
 pub use gates::FeatureGates;
@@ -85,6 +86,10 @@ pub struct Config {
 
     /// Bytes that the state may take; 0 means the default, below 0 there is no limit.
     pub quota_backend_bytes: i64,
+    /// What compactions leave that the leader makes by itself; None makes none.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// A start defragments if that frees at least so many bytes; None never does.
+    pub bootstrap_defrag_threshold_bytes: Option<u64>,
     /// Most operations in one branch of a transaction.
     pub max_txn_ops: usize,
     /// Largest request, in bytes.

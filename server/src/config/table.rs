@@ -51,10 +51,6 @@ const LONE_SURVIVOR: Missing = missing(
     "Trilith cannot make a cluster of one member out of another one's data yet",
     "restore a snapshot with etcdutl instead",
 );
-const COMPACTOR: Missing = missing(
-    "Trilith does not compact by itself yet",
-    "leave it out, and run `etcdctl compaction` from time to time",
-);
 const HTTP: Missing = missing(
     "Trilith serves no plain HTTP yet, only gRPC",
     "leave it out, and use gRPC on --listen-client-urls",
@@ -82,10 +78,6 @@ const TRACING: Missing = missing(
 const ROTATION: Missing = missing(
     "Trilith does not rotate its log files",
     "leave it out, and let logrotate (copytruncate) or the service manager do it",
-);
-const DEFRAG: Missing = missing(
-    "Trilith does not defragment at start; its space is given back in the background",
-    "leave it out",
 );
 const DOWNGRADE: Missing = missing(
     "Trilith does not watch over downgrade jobs yet",
@@ -216,7 +208,7 @@ flags! {
     "strict-reconfig-check" "true" Bool, Ready,
         "Refuse membership changes that would lose the quorum.";
     "pre-vote" "true" Bool, Ready, "Ask before an election whether it could be won.";
-    "auto-compaction-retention" "0" Text, Later(&COMPACTOR),
+    "auto-compaction-retention" "0" Text, Ready,
         "History to keep, as a time or as a number of revisions; 0 keeps all.";
     "auto-compaction-mode" "periodic" Text, Ready,
         "How to read --auto-compaction-retention: periodic (a bare number means hours) or \
@@ -307,7 +299,7 @@ flags! {
         "Time between two progress messages of a quiet watch (0: 10m).";
     "warning-apply-duration" "100ms" Duration, Ready,
         "Log a warning when applying an entry takes longer.";
-    "bootstrap-defrag-threshold-megabytes" "0" Uint, Later(&DEFRAG),
+    "bootstrap-defrag-threshold-megabytes" "0" Uint, Ready,
         "Defragment at start if that frees so much (0: never).";
     "max-learners" "1" Int, Ready, "Most learners in the cluster.";
     "downgrade-check-time" "5s" Duration, Later(&DOWNGRADE),

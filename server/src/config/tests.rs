@@ -266,15 +266,21 @@ fn what_is_not_there_yet_is_refused_by_name_unless_it_has_its_default() {
 }
 
 #[test]
-fn every_way_to_switch_auto_compaction_off_is_accepted() {
-    for retention in ["", "0", "00", "0h", "0s"] {
-        accepted(&[
-            "--auto-compaction-mode=revision",
-            "--auto-compaction-retention",
-            retention,
-        ]);
+fn the_retention_of_auto_compaction_is_read_as_etcd_reads_it() {
+    let read = |mode: &str, retention: &str| {
+        let mode = format!("--auto-compaction-mode={mode}");
+        accepted(&[&mode, "--auto-compaction-retention", retention]).auto_compaction
+    };
+    for off in ["", "0", "00", "0h", "0s"] {
+        assert_eq!(read("revision", off), None);
+        assert_eq!(read("periodic", off), None);
     }
-    assert!(refused(&["--auto-compaction-retention=1h"]).contains("does not compact by itself"));
+    let time = |seconds| Some(AutoCompaction::Time(Duration::from_secs(seconds)));
+    assert_eq!(read("periodic", "2"), time(7200));
+    assert_eq!(read("periodic", "5m"), time(300));
+    let revisions = |count| Some(AutoCompaction::Revisions(count));
+    assert_eq!(read("revision", "1000"), revisions(1000));
+    assert_eq!(read("revision", "1us"), revisions(1000));
     let text = "--auto-compaction-retention must not be negative (set to -1h)";
     assert_eq!(refused(&["--auto-compaction-retention=-1h"]), text);
 }

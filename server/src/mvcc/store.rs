@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -134,15 +135,15 @@ impl Store {
     }
 
     /// Gives the space of removed revisions back to the system, while reads and writes go on.
-    /// One at a time; blocks until done: not for async threads.
+    /// One at a time; blocks until done, or until `go_on` says no: not for async threads.
     ///
     /// # Errors
     ///
     /// A failure of the state.
-    pub fn defragment(&self) -> Result<(), StorageError> {
+    pub fn defragment(&self, go_on: &dyn Fn() -> bool) -> Result<ControlFlow<()>, StorageError> {
         let _one_at_a_time = self.shared.defragmenting.lock();
         self.refresh()?;
-        self.shared.backend.compact_tables()
+        self.shared.backend.defragment(go_on)
     }
 
     pub(super) fn publish(&self, published: Published, buckets: Buckets) {

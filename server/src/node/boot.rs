@@ -13,7 +13,7 @@ use crate::import::{EtcdMember, ImportError};
 use crate::member::{ConfState, MemberLog, StartError};
 use crate::mvcc::Store;
 use crate::storage::schema::meta;
-use crate::storage::{Backend, BackendOptions, Family};
+use crate::storage::{Backend, BackendOptions, Family, StorageError};
 
 /// What is on disk, opened.
 pub(super) struct Opened {
@@ -57,6 +57,9 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     let log = MemberLog::open(&config.log_dir(), fsync)?;
     let backend = Backend::open(&data_dir.create_state()?, &backend_options(config))?;
     let store = Store::open(backend.clone())?;
+    if let Some(threshold) = config.bootstrap_defrag_threshold_bytes {
+        defragment(&store, threshold)?;
+    }
     let conf_state = backend
         .get(Family::Meta, meta::CONF_STATE)?
         .map(|bytes| ConfState::decode(&bytes))
@@ -72,6 +75,22 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         store,
         conf_state,
     })
+}
+
+/// Defragments if that frees at least `threshold` bytes, as far as can be told beforehand.
+fn defragment(store: &Store, threshold: u64) -> Result<(), StorageError> {
+    let sizes = store.backend().sizes();
+    let free = sizes.total_bytes - sizes.in_use_bytes;
+    if free < threshold {
+        tracing::info!(
+            "current-db-size-bytes" = sizes.total_bytes,
+            "current-db-size-in-use-bytes" = sizes.in_use_bytes,
+            "experimental-bootstrap-defrag-threshold-bytes" = threshold,
+            "skipping defragmentation"
+        );
+        return Ok(());
+    }
+    crate::api::defragment(store, &|| true).map(drop)
 }
 
 fn backend_options(config: &Config) -> BackendOptions {

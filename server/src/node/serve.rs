@@ -30,7 +30,8 @@ use crate::api::{
 };
 use crate::apply::{Applied, Applier, Entry, State};
 use crate::cluster::Membership;
-use crate::config::{Config, MemberUrl};
+use crate::compactor::{AutoCompactor, Retention};
+use crate::config::{AutoCompaction, Config, MemberUrl};
 use crate::ids::{MemberId, RequestId, Revision};
 use crate::lease::{Lessor, min_ttl};
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
@@ -97,7 +98,13 @@ pub async fn run(
         hub.stop();
         stop.send_replace(true);
     });
-    crate::api::serve(listeners, node.services(&config), settings, stopping).await;
+    crate::api::serve(
+        listeners,
+        node.services(&config, stopping.clone()),
+        settings,
+        stopping,
+    )
+    .await;
     stopper.abort();
     tasks.shutdown().await;
     // Until here the peers were served, since what is in flight needs them to be committed.
@@ -308,6 +315,9 @@ impl Node {
             member: self.member.clone(),
         };
         tasks.spawn(expiry.run());
+        if let Some(kept) = config.auto_compaction {
+            tasks.spawn(self.auto_compactor(kept).run());
+        }
         let urls = config
             .advertise_client_urls
             .iter()
@@ -328,7 +338,20 @@ impl Node {
         tasks
     }
 
-    fn services(&self, config: &Config) -> Services {
+    fn auto_compactor(&self, kept: AutoCompaction) -> AutoCompactor {
+        AutoCompactor {
+            retention: match kept {
+                AutoCompaction::Time(time) => Retention::Time(time),
+                AutoCompaction::Revisions(count) => Retention::Revisions(count),
+            },
+            proposer: self.proposer.clone(),
+            store: self.state.store.clone(),
+            member: self.member.clone(),
+            id: self.id,
+        }
+    }
+
+    fn services(&self, config: &Config, stopping: watch::Receiver<bool>) -> Services {
         let (header, proposer, reader) = (
             self.header.clone(),
             self.proposer.clone(),
@@ -382,6 +405,8 @@ impl Node {
                 member: self.member.clone(),
                 quota: self.space.quota.clone(),
                 defragmenting: Arc::new(Mutex::new(())),
+                compacted: self.compacted.clone(),
+                stopping,
                 snapshots: SnapshotSlots::default(),
             },
         }

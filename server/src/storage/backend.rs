@@ -12,10 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rocksdb::{
-    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, ReadOptions, ReadTier,
-    WriteOptions, properties,
-};
+use rocksdb::{ColumnFamily, DB, ReadOptions, ReadTier, WriteOptions, properties};
 use self_cell::self_cell;
 
 use crate::storage::{BackendOptions, Batch, Family, StorageError, View, options};
@@ -221,28 +218,6 @@ impl Backend {
         self.check_latch()
     }
 
-    /// Flushes, then rewrites the tables so that removed rows give their space back. Reads and
-    /// writes go on. Rows that a view still shows stay.
-    ///
-    /// # Errors
-    ///
-    /// As [`Backend::flush`].
-    pub fn compact_tables(&self) -> Result<(), StorageError> {
-        self.flush()?;
-        let mut how = CompactOptions::default();
-        how.set_exclusive_manual_compaction(false);
-        how.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
-        let everything = None::<&[u8]>;
-        for &family in Family::ALL {
-            self.collect_blobs_up_to(family, "1.0")?;
-            self.db()
-                .compact_range_cf_opt(self.handle(family), everything, everything, &how);
-            self.collect_blobs_up_to(family, options::BLOB_AGE_CUTOFF)?;
-        }
-        self.sizes();
-        self.check()
-    }
-
     /// Size of the state as clients see it.
     pub fn sizes(&self) -> Sizes {
         let unflushed = self.forget_flushed();
@@ -327,17 +302,6 @@ impl Backend {
             .get_pinned_cf_opt(self.handle(family), key, read)
             .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
             .map_err(|error| StorageError::database("read the state", &error))
-    }
-
-    /// Lets compactions rewrite blob files that are not younger than this part of them.
-    fn collect_blobs_up_to(&self, family: Family, part: &str) -> Result<(), StorageError> {
-        if !matches!(family, Family::Revision | Family::Current) {
-            return Ok(());
-        }
-        let cutoff = [("blob_garbage_collection_age_cutoff", part)];
-        self.db()
-            .set_options_cf(self.handle(family), &cutoff)
-            .map_err(|error| StorageError::database("set an option", &error))
     }
 
     /// Takes off what was flushed meanwhile, be it by RocksDB itself, and returns the bytes left.

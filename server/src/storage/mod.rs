@@ -10,6 +10,7 @@ pub mod schema;
 
 mod backend;
 mod batch;
+mod defragment;
 mod error;
 mod flush_policy;
 mod options;
