@@ -85,8 +85,8 @@ fn defragment(store: &Store, threshold: u64) -> Result<(), StorageError> {
         tracing::info!(
             "current-db-size-bytes" = sizes.total_bytes,
             "current-db-size-in-use-bytes" = sizes.in_use_bytes,
-            "experimental-bootstrap-defrag-threshold-bytes" = threshold,
-            "skipping defragmentation"
+            "bootstrap-defrag-threshold-bytes" = threshold,
+            "Skipping defragmentation"
         );
         return Ok(());
     }
