@@ -16,6 +16,8 @@ pub mod propose;
 pub mod quota;
 pub mod read;
 
+pub mod reconfigure;
+
 pub mod apply;
 pub mod member;
 pub mod peer;

@@ -13,7 +13,7 @@ use crate::apply::{Applied, Reply};
 use crate::error::RequestError;
 use crate::ids::{MemberId, RequestId};
 use crate::limits::{COMMITTED_UNAPPLIED_MAX, PRIORITY_UNAPPLIED_MAX};
-use crate::member::{MemberHandle, Proposal, ProposeRefused};
+use crate::member::{ConfChange, MemberHandle, Proposal, ProposeRefused};
 use crate::peer::Peers;
 use crate::wait::Wait;
 
@@ -119,6 +119,31 @@ impl Proposer {
         }
     }
 
+    /// Proposes a change of the membership and waits until it is applied. Its id is stamped here.
+    ///
+    /// It is proposed once: what raft does not take, since another change is under way or nobody
+    /// leads, ends with a timeout, as in etcd.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::propose`].
+    pub async fn change_members(&self, mut change: ConfChange) -> Result<(), RequestError> {
+        let shared = &*self.shared;
+        let id = shared.ids.next();
+        change.id = id.get();
+        let mut registration = shared.wait.register(id);
+        let begun = Instant::now();
+        shared
+            .member
+            .propose_conf_change(&change)
+            .map_err(refused)?;
+        match tokio::time::timeout(self.timeout(), registration.result()).await {
+            Ok(Some(applied)) => applied.map(|_| ()),
+            Ok(None) => Err(RequestError::Stopped),
+            Err(_elapsed) => Err(self.timed_out(begun)),
+        }
+    }
+
     /// A fresh id of the kind that requests get; leases without an id of their own take one too.
     pub fn next_id(&self) -> RequestId {
         self.shared.ids.next()
@@ -135,13 +160,7 @@ impl Proposer {
         let shared = &*self.shared;
         loop {
             let mut registration = shared.wait.register(proposal.id);
-            shared
-                .member
-                .propose(proposal.clone())
-                .map_err(|refused| match refused {
-                    ProposeRefused::QueueFull => RequestError::TooManyRequests,
-                    ProposeRefused::Stopped => RequestError::Stopped,
-                })?;
+            shared.member.propose(proposal.clone()).map_err(refused)?;
             match registration.result().await {
                 Some(Err(RequestError::NoLeader)) => {}
                 Some(applied) => return applied,
@@ -178,6 +197,14 @@ impl Proposer {
         } else {
             RequestError::TimeoutDueToConnectionLost
         }
+    }
+}
+
+/// What a client hears of a request that the member has not taken.
+pub fn refused(refused: ProposeRefused) -> RequestError {
+    match refused {
+        ProposeRefused::QueueFull => RequestError::TooManyRequests,
+        ProposeRefused::Stopped => RequestError::Stopped,
     }
 }
 

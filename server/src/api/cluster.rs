@@ -5,16 +5,14 @@ use trilith_proto::etcdserverpb as pb;
 use trilith_proto::server::cluster_server::Cluster;
 
 use super::header::HeaderSource;
-use super::status::{not_yet, status};
-use crate::cluster::{Change, Member, Membership, is_peer_url};
+use super::status::status;
+use crate::cluster::{Member, Membership, is_peer_url};
 use crate::error::RequestError;
 use crate::ids::MemberId;
 use crate::read::Reader;
+use crate::reconfigure::Reconfigurer;
 
 /// Serves `etcdserverpb.Cluster`.
-///
-/// A change that etcd would refuse is refused in etcd's words; one that it would make is answered
-/// with `Unimplemented`, until there is more than one member to a cluster.
 #[derive(Clone)]
 pub struct ClusterService {
     /// Fills in headers.
@@ -23,8 +21,8 @@ pub struct ClusterService {
     pub reader: Reader,
     /// Who is a member.
     pub membership: Membership,
-    /// `--strict-reconfig-check`: refuse changes that could cost the quorum.
-    pub strict_reconfig_check: bool,
+    /// Changes who is.
+    pub reconfigurer: Reconfigurer,
 }
 
 #[tonic::async_trait]
@@ -37,7 +35,7 @@ impl Cluster for ClusterService {
             self.reader.linearizable().await.map_err(status)?;
         }
         let header = Some(self.header.at(0));
-        let members = self.membership.table().members().map(wire_member).collect();
+        let members = self.members();
         Ok(Response::new(pb::MemberListResponse { header, members }))
     }
 
@@ -51,19 +49,14 @@ impl Cluster for ClusterService {
         if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(status(RequestError::MemberBadUrls));
         }
-        let table = self.membership.table();
-        if self.strict_reconfig_check && !request.is_learner && !table.is_addition_safe() {
-            return Err(status(RequestError::MemberNotEnoughStarted));
-        }
-        let member = Member {
-            peer_urls: Some(urls),
-            ..unnamed(request.is_learner)
-        };
-        self.would_be_refused(&match request.is_learner {
-            true => Change::AddLearner(member),
-            false => Change::Add(member),
-        })?;
-        Err(no_changes_yet())
+        let added = self.reconfigurer.add(urls, request.is_learner).await;
+        let id = added.map_err(status)?;
+        let members = self.members();
+        Ok(Response::new(pb::MemberAddResponse {
+            header: Some(self.header.at(0)),
+            member: members.iter().find(|member| member.id == id.get()).cloned(),
+            members,
+        }))
     }
 
     async fn member_remove(
@@ -71,13 +64,11 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         let id = MemberId::new(request.into_inner().id);
-        let table = self.membership.table();
-        let learner = table.member(id).is_some_and(|member| member.is_learner);
-        if self.strict_reconfig_check && !learner && !table.is_removal_safe(id) {
-            return Err(status(RequestError::MemberNotEnoughStarted));
-        }
-        self.would_be_refused(&Change::Remove(id))?;
-        Err(no_changes_yet())
+        self.reconfigurer.remove(id).await.map_err(status)?;
+        Ok(Response::new(pb::MemberRemoveResponse {
+            header: Some(self.header.at(0)),
+            members: self.members(),
+        }))
     }
 
     async fn member_update(
@@ -85,14 +76,13 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let request = request.into_inner();
-        let peer_urls = Some(request.peer_ur_ls);
-        let member = Member {
-            id: request.id,
-            peer_urls,
-            ..unnamed(false)
-        };
-        self.would_be_refused(&Change::Update(member))?;
-        Err(no_changes_yet())
+        let id = MemberId::new(request.id);
+        let updated = self.reconfigurer.update(id, request.peer_ur_ls).await;
+        updated.map_err(status)?;
+        Ok(Response::new(pb::MemberUpdateResponse {
+            header: Some(self.header.at(0)),
+            members: self.members(),
+        }))
     }
 
     async fn member_promote(
@@ -100,30 +90,18 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         let id = MemberId::new(request.into_inner().id);
-        self.would_be_refused(&Change::Promote(id))?;
-        Err(no_changes_yet())
+        self.reconfigurer.promote(id).await.map_err(status)?;
+        Ok(Response::new(pb::MemberPromoteResponse {
+            header: Some(self.header.at(0)),
+            members: self.members(),
+        }))
     }
 }
 
 impl ClusterService {
-    /// Refuses what apply would refuse.
-    fn would_be_refused(&self, change: &Change) -> Result<(), Status> {
-        self.membership.check(change).map_err(status)
+    fn members(&self) -> Vec<pb::Member> {
+        self.membership.table().members().map(wire_member).collect()
     }
-}
-
-fn unnamed(is_learner: bool) -> Member {
-    Member {
-        is_learner,
-        ..Member::default()
-    }
-}
-
-fn no_changes_yet() -> Status {
-    not_yet(
-        "changing the members of a cluster",
-        "a cluster has one member and keeps it",
-    )
 }
 
 fn wire_member(member: &Member) -> pb::Member {

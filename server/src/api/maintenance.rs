@@ -21,9 +21,9 @@ use crate::apply::Reply;
 use crate::cluster::{Membership, SERVER_VERSION, Version, downgrade_target};
 use crate::error::RequestError;
 use crate::ids::{MemberId, Revision};
-use crate::member::{MemberHandle, ProposeRefused};
+use crate::member::MemberHandle;
 use crate::mvcc::Store;
-use crate::propose::Proposer;
+use crate::propose::{self, Proposer};
 use crate::quota::Quota;
 use crate::read::Reader;
 use crate::storage::{Backend, StorageError};
@@ -234,10 +234,7 @@ impl MaintenanceService {
         }
         self.member
             .transfer_leader(target)
-            .map_err(|refused| match refused {
-                ProposeRefused::QueueFull => RequestError::TooManyRequests,
-                ProposeRefused::Stopped => RequestError::Stopped,
-            })?;
+            .map_err(propose::refused)?;
         let moved = async {
             while self.member.status().leader() != Some(target) {
                 tokio::time::sleep(TRANSFER_POLL).await;

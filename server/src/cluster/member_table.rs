@@ -109,7 +109,8 @@ impl Change {
         Ok(change)
     }
 
-    fn id(&self) -> MemberId {
+    /// Whom it is about.
+    pub fn id(&self) -> MemberId {
         match self {
             Self::Add(member) | Self::AddLearner(member) | Self::Update(member) => member.id(),
             Self::Promote(id) | Self::Remove(id) => *id,
@@ -196,7 +197,15 @@ impl MemberTable {
         (started == 1 && after == 2) || started >= quorum(after)
     }
 
-    fn voters(&self) -> impl Iterator<Item = &Member> {
+    /// Would enough of the voters have started if `id` voted too, which is a learner now?
+    pub fn is_promotion_safe(&self, id: MemberId) -> bool {
+        let would_vote = |member: &&Member| !member.is_learner || member.id() == id;
+        let voters = || self.members().filter(would_vote);
+        voters().filter(|member| member.is_started()).count() >= quorum(voters().count())
+    }
+
+    /// Those of the members that vote.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members().filter(|member| !member.is_learner)
     }
 

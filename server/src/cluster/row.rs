@@ -7,9 +7,10 @@
 //!                         "downgrade"        ->  {"target-version":"3.6.0","enabled":true}
 //! ```
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::member_table::Member;
+use super::member_table::{Change, Member};
 use super::version::DowngradeInfo;
 use crate::ids::MemberId;
 
@@ -69,6 +70,22 @@ pub(super) fn decode_downgrade(json: &[u8]) -> Result<DowngradeInfo, serde_json:
     })
 }
 
+impl Change {
+    /// The context of the configuration change that makes it: etcd's JSON, or nothing.
+    pub fn context(&self) -> Bytes {
+        match self {
+            Self::Add(member) | Self::AddLearner(member) | Self::Update(member) => {
+                Bytes::from(encode_member(member))
+            }
+            Self::Promote(id) => {
+                let id = id.get();
+                Bytes::from(format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#))
+            }
+            Self::Remove(_) => Bytes::new(),
+        }
+    }
+}
+
 /// JSON as Go's encoder writes it: with the five characters escaped that HTML and JavaScript care
 /// for. They occur within strings only, so that replacing them in the text is enough.
 fn go_json(value: &impl Serialize) -> String {
@@ -113,6 +130,25 @@ mod tests {
         );
         assert_eq!(encode_member(&member), full);
         assert_eq!(decode_member(full.as_bytes()).expect("own row"), member);
+    }
+
+    #[test]
+    fn contexts_read_back_as_the_change_they_were_made_of() {
+        let member = Member {
+            id: 7,
+            peer_urls: Some(vec!["http://a:1".to_owned()]),
+            ..Member::default()
+        };
+        let id = MemberId::new(7);
+        for (kind, change) in [
+            (0, Change::Add(member.clone())),
+            (3, Change::AddLearner(member.clone())),
+            (2, Change::Update(member)),
+            (0, Change::Promote(id)),
+            (1, Change::Remove(id)),
+        ] {
+            assert_eq!(Change::decode(kind, id, &change.context()), Ok(change));
+        }
     }
 
     #[test]

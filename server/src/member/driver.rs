@@ -251,6 +251,17 @@ impl MemberHandle {
         self.shared.mailbox.request(Request::TransferLeader(to))
     }
 
+    /// How far another member's log is. Waits for the raft thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::propose`].
+    pub fn progress(&self, id: MemberId) -> Result<Progress, ProposeRefused> {
+        let (sender, receiver) = bounded(1);
+        self.shared.mailbox.request(Request::Progress(id, sender))?;
+        receiver.recv().map_err(|_gone| ProposeRefused::Stopped)
+    }
+
     /// Takes a message from a peer.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use raft::eraftpb::Message;
 
 use super::entry::entry_bytes;
-use super::{ConfChange, ConfState, NumberedWrite, Proposal};
+use super::{ConfChange, ConfState, NumberedWrite, Progress, Proposal};
 use crate::ids::{Index, MemberId};
 
 /// The raft thread's mailbox.
@@ -71,6 +71,8 @@ pub(crate) enum Request {
     Unreachable(MemberId),
     /// A snapshot has come to this peer, or not.
     SnapshotSent(MemberId, bool),
+    /// How far another member's log is; whoever asks waits for the answer.
+    Progress(MemberId, Sender<Progress>),
     /// From the apply thread, which waits for the answer.
     ApplyConfChange(Option<ConfChange>, Sender<Result<ConfState, String>>),
 }

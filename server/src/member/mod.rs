@@ -48,7 +48,7 @@ pub use self::entry::{ApplyWork, CommittedEntry, EntryKind, Proposal};
 pub use self::fatal::fatal;
 pub use self::kept_log::{KeptLog, KeptLogError};
 pub use self::log::LogError;
-pub use self::status::{MemberStatus, Role};
+pub use self::status::{MemberStatus, Progress, Role};
 pub use self::wire::WireError;
 
 /// One member's raft, with what is needed to use it as etcd does.
@@ -261,6 +261,23 @@ impl Member {
                 StateRole::Leader => Role::Leader,
             },
             is_learner: raft.prs().conf().learners().contains(&self.id.get()),
+        }
+    }
+
+    /// How far another member's log is.
+    pub(crate) fn progress(&self, id: MemberId) -> Progress {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Progress::NotLeader;
+        }
+        let matched = |id| {
+            raft.prs()
+                .get(id)
+                .map(|progress| Index::new(progress.matched))
+        };
+        match (matched(id.get()), matched(raft.id)) {
+            (Some(matched), Some(leader)) => Progress::Known { matched, leader },
+            _ => Progress::Unknown,
         }
     }
 

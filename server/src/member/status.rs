@@ -128,3 +128,19 @@ impl SharedStatus {
         }
     }
 }
+
+/// How far the log of a member is, as the leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The member that was asked does not lead.
+    NotLeader,
+    /// There is no such member.
+    Unknown,
+    /// Both logs agree up to `matched`; the leader's ends, durably, at `leader`.
+    Known {
+        /// The last entry that the member is known to have.
+        matched: Index,
+        /// The last one of the leader's own.
+        leader: Index,
+    },
+}

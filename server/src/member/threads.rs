@@ -155,6 +155,11 @@ impl RaftThread {
             Request::AdvanceTicks(ticks) => Event::AdvanceTicks(ticks),
             Request::Unreachable(peer) => Event::Unreachable(peer),
             Request::SnapshotSent(peer, arrived) => Event::SnapshotSent(peer, arrived),
+            Request::Progress(id, answer) => {
+                // Whoever asked may have stopped waiting.
+                let _gone = answer.send(self.member.progress(id));
+                return;
+            }
             Request::ApplyConfChange(change, answer) => {
                 let state = self.member.apply_conf_change(change.as_ref());
                 // The apply thread waits for it, unless it is gone.

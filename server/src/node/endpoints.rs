@@ -10,8 +10,11 @@ use tokio::runtime::Handle;
 
 use crate::apply::State;
 use crate::cluster::SERVER_VERSION;
+use crate::error::RequestError;
+use crate::ids::MemberId;
 use crate::mvcc;
 use crate::peer::{self, Endpoints};
+use crate::reconfigure::{PROMOTE_PATH, Reconfigurer};
 
 /// The versions that a member has, by etcd's names.
 #[derive(Serialize)]
@@ -22,24 +25,62 @@ struct Versions {
 }
 
 /// All of them; handlers run on `runtime`.
-pub(super) fn endpoints(state: &State, runtime: Handle) -> Endpoints {
+pub(super) fn endpoints(state: &State, reconfigurer: Reconfigurer, runtime: Handle) -> Endpoints {
     let state = state.clone();
-    Endpoints::new(runtime).on(
-        "/version",
-        Arc::new(move |request| {
-            let answer = version(&state, &request);
-            Box::pin(async move { answer })
-        }),
-    )
+    Endpoints::new(runtime)
+        .on(
+            "/version",
+            Arc::new(move |request| {
+                let answer = version(&state, &request);
+                Box::pin(async move { answer })
+            }),
+        )
+        .on(
+            PROMOTE_PATH,
+            Arc::new(move |request| {
+                let reconfigurer = reconfigurer.clone();
+                Box::pin(async move { promote(&reconfigurer, &request).await })
+            }),
+        )
+}
+
+/// By this, a member that does not lead has a learner promoted.
+async fn promote(reconfigurer: &Reconfigurer, request: &Request<Bytes>) -> Response<Bytes> {
+    if request.method() != Method::POST {
+        return not_allowed("POST");
+    }
+    let path = request.uri().path();
+    let id = path.strip_prefix(PROMOTE_PATH).unwrap_or_default();
+    let Ok(id) = id.parse() else {
+        let text = format!("member {id:?} not found in cluster");
+        return peer::error(StatusCode::NOT_FOUND, &text);
+    };
+    let promoted = reconfigurer.promote_here(MemberId::new(id)).await;
+    match promoted {
+        Ok(()) => json(
+            &reconfigurer
+                .membership
+                .table()
+                .members()
+                .collect::<Vec<_>>(),
+        ),
+        Err(error) => {
+            let code = match error {
+                RequestError::MemberNotFound => StatusCode::NOT_FOUND,
+                RequestError::MemberNotLearner | RequestError::LearnerNotReady => {
+                    StatusCode::PRECONDITION_FAILED
+                }
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            peer::error(code, error.text())
+        }
+    }
 }
 
 /// By this, a leader finds the version that all members speak.
 fn version(state: &State, request: &Request<Bytes>) -> Response<Bytes> {
     if request.method() != Method::GET {
-        let mut answer = peer::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-        let allowed = HeaderValue::from_static("GET");
-        answer.headers_mut().insert(ALLOW, allowed);
-        return answer;
+        return not_allowed("GET");
     }
     let cluster = state.membership.table().version();
     let storage = mvcc::storage_version(state.store.read().view());
@@ -48,7 +89,18 @@ fn version(state: &State, request: &Request<Bytes>) -> Response<Bytes> {
         etcdcluster: cluster.map_or("not_decided".to_owned(), |version| version.to_string()),
         storage: storage.ok().flatten().unwrap_or("unknown".to_owned()),
     };
-    let json = serde_json::to_vec(&versions).expect("three texts make JSON");
+    json(&versions)
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Bytes> {
+    let mut answer = peer::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    let allowed = HeaderValue::from_static(allowed);
+    answer.headers_mut().insert(ALLOW, allowed);
+    answer
+}
+
+fn json(value: &impl Serialize) -> Response<Bytes> {
+    let json = serde_json::to_vec(value).expect("texts, numbers and lists make JSON");
     let mut answer = Response::new(Bytes::from(json));
     let content_type = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, content_type);

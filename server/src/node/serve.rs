@@ -1,5 +1,8 @@
 //! Runs one member from its configuration until it is told to stop.
 
+#[path = "services.rs"]
+mod services;
+
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
@@ -9,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::apply_thread::ApplyThread;
@@ -24,10 +27,7 @@ use super::sink::{Sink, ToRaft};
 use super::snapshots::{LogHold, SnapshotSender};
 use super::without_room;
 use crate::alarm::Alarms;
-use crate::api::{
-    ClusterService, ConnectionSettings, HeaderSource, KvService, LeaseService, MaintenanceService,
-    Reuse, Services, SnapshotSlots, SpaceGuard, WatchService,
-};
+use crate::api::{ConnectionSettings, HeaderSource, Reuse, SpaceGuard};
 use crate::apply::{Applied, Applier, Entry, State};
 use crate::cluster::Membership;
 use crate::compactor::{AutoCompactor, Retention};
@@ -75,7 +75,7 @@ pub async fn run(
     }
     let (removed, mut is_removed) = watch::channel(false);
     let mut node = Node::start(&config, opened, &peer_runtime, removed)?;
-    let endpoints = endpoints(&node.state, Handle::current());
+    let endpoints = endpoints(&node.state, node.reconfigurer(&config), Handle::current());
     let serve_peers = peer::serve(peer_listeners, node.peers.clone(), endpoints);
     peer_runtime.handle().spawn(serve_peers);
     let (stop, stopping) = watch::channel(false);
@@ -348,67 +348,6 @@ impl Node {
             store: self.state.store.clone(),
             member: self.member.clone(),
             id: self.id,
-        }
-    }
-
-    fn services(&self, config: &Config, stopping: watch::Receiver<bool>) -> Services {
-        let (header, proposer, reader) = (
-            self.header.clone(),
-            self.proposer.clone(),
-            self.reader.clone(),
-        );
-        let State {
-            store,
-            lessor,
-            alarms,
-            membership,
-        } = self.state.clone();
-        Services {
-            kv: KvService {
-                header: header.clone(),
-                proposer: proposer.clone(),
-                space: self.space.clone(),
-                reader: reader.clone(),
-                store: store.clone(),
-                compaction: self.compacted.clone(),
-                txn_operations_max: config.max_txn_ops,
-                request_bytes_max: config.max_request_bytes,
-            },
-            watch: WatchService {
-                header: header.clone(),
-                hub: self.hub.clone(),
-                progress_interval: config.watch_progress_notify_interval,
-                request_bytes_max: config.max_request_bytes,
-            },
-            lease: LeaseService {
-                header: header.clone(),
-                proposer: proposer.clone(),
-                space: self.space.clone(),
-                reader: reader.clone(),
-                store: store.clone(),
-                lessor,
-            },
-            cluster: ClusterService {
-                header: header.clone(),
-                reader: reader.clone(),
-                membership: membership.clone(),
-                strict_reconfig_check: config.strict_reconfig_check,
-            },
-            maintenance: MaintenanceService {
-                header,
-                proposer,
-                reader,
-                backend: store.backend().clone(),
-                store,
-                alarms,
-                membership,
-                member: self.member.clone(),
-                quota: self.space.quota.clone(),
-                defragmenting: Arc::new(Mutex::new(())),
-                compacted: self.compacted.clone(),
-                stopping,
-                snapshots: SnapshotSlots::default(),
-            },
         }
     }
 

@@ -59,6 +59,11 @@ where
         Ok(Self { sender, host })
     }
 
+    /// Whether the other end has not closed it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// Sends a request, and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,

@@ -9,6 +9,7 @@
 //! The listener serves these paths, and hands all others to [`Endpoints`]. Everything here runs on
 //! a runtime of its own, so that no load of clients keeps a heartbeat waiting.
 
+mod ask;
 mod dial;
 mod framing;
 mod headers;
@@ -40,6 +41,7 @@ use crate::ids::{ClusterId, MemberId};
 
 pub use self::listener::serve;
 pub use self::routes::{Endpoints, Handler, error};
+pub use ask::AskError;
 
 /// What the connections to peers need of the member that they belong to.
 pub trait RaftPort: Send + Sync + 'static {
@@ -100,6 +102,7 @@ struct Shared {
     runtime: Handle,
     raft: Arc<dyn RaftPort>,
     known: RwLock<Known>,
+    idle: ask::Idle,
 }
 
 #[derive(Default)]
@@ -135,6 +138,7 @@ impl Peers {
                 runtime,
                 raft,
                 known: RwLock::default(),
+                idle: ask::Idle::default(),
             }),
         }
     }

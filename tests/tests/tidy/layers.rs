@@ -3,10 +3,11 @@
 use crate::source::Source;
 
 /// Each module may use what is in the rows below its own, and nothing of its own row.
-const ORDER: [&[&str]; 10] = [
+const ORDER: [&[&str]; 11] = [
     &["main"],
     &["node", "command"],
     &["api", "compactor", "corruption", "import"],
+    &["reconfigure"],
     &["propose", "read", "quota"],
     &["member", "peer", "apply"],
     &["snapshot"],

@@ -1,0 +1,88 @@
+//! Makes the services of the API out of a running member's parts.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+
+use super::Node;
+use crate::api::{
+    ClusterService, KvService, LeaseService, MaintenanceService, Services, SnapshotSlots,
+    WatchService,
+};
+use crate::apply::State;
+use crate::config::Config;
+use crate::reconfigure::Reconfigurer;
+
+impl Node {
+    pub(super) fn reconfigurer(&self, config: &Config) -> Reconfigurer {
+        Reconfigurer {
+            id: self.id,
+            proposer: self.proposer.clone(),
+            member: self.member.clone(),
+            membership: self.state.membership.clone(),
+            peers: self.peers.clone(),
+            is_strict: config.strict_reconfig_check,
+        }
+    }
+
+    pub(super) fn services(&self, config: &Config, stopping: watch::Receiver<bool>) -> Services {
+        let (header, proposer, reader) = (
+            self.header.clone(),
+            self.proposer.clone(),
+            self.reader.clone(),
+        );
+        let State {
+            store,
+            lessor,
+            alarms,
+            membership,
+        } = self.state.clone();
+        Services {
+            kv: KvService {
+                header: header.clone(),
+                proposer: proposer.clone(),
+                space: self.space.clone(),
+                reader: reader.clone(),
+                store: store.clone(),
+                compaction: self.compacted.clone(),
+                txn_operations_max: config.max_txn_ops,
+                request_bytes_max: config.max_request_bytes,
+            },
+            watch: WatchService {
+                header: header.clone(),
+                hub: self.hub.clone(),
+                progress_interval: config.watch_progress_notify_interval,
+                request_bytes_max: config.max_request_bytes,
+            },
+            lease: LeaseService {
+                header: header.clone(),
+                proposer: proposer.clone(),
+                space: self.space.clone(),
+                reader: reader.clone(),
+                store: store.clone(),
+                lessor,
+            },
+            cluster: ClusterService {
+                header: header.clone(),
+                reader: reader.clone(),
+                membership: membership.clone(),
+                reconfigurer: self.reconfigurer(config),
+            },
+            maintenance: MaintenanceService {
+                header,
+                proposer,
+                reader,
+                backend: store.backend().clone(),
+                store,
+                alarms,
+                membership,
+                member: self.member.clone(),
+                quota: self.space.quota.clone(),
+                defragmenting: Arc::new(Mutex::new(())),
+                compacted: self.compacted.clone(),
+                stopping,
+                snapshots: SnapshotSlots::default(),
+            },
+        }
+    }
+}
