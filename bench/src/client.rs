@@ -21,6 +21,9 @@ pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(crate) const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 pub(crate) const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
 pub(crate) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+pub(crate) const COMPACT: &str = "/etcdserverpb.KV/Compact";
+pub(crate) const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
+pub(crate) const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
 
 /// Receive windows: wide enough that a list never waits for the generator's window updates.
 const STREAM_WINDOW: u32 = 4 << 20;

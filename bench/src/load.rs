@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -48,6 +48,16 @@ pub(crate) struct Load {
     pub(crate) keys: u64,
     pub(crate) value_size: usize,
     pub(crate) seed: u64,
+    /// Ends the load before its time once it is set.
+    pub(crate) stop: Option<Arc<AtomicBool>>,
+}
+
+impl Load {
+    /// Whether the load, begun at `begin`, is over whatever is left to do.
+    fn is_over(&self, begin: Instant) -> bool {
+        let is_stopped = |stop: &Arc<AtomicBool>| stop.load(Ordering::Relaxed);
+        begin.elapsed() > self.time_limit || self.stop.as_ref().is_some_and(is_stopped)
+    }
 }
 
 /// What came of a load.
@@ -170,7 +180,7 @@ impl Client {
                 permit.forget();
             }
             let number = shared.next.fetch_add(1, Ordering::Relaxed);
-            if number >= load.total || shared.begin.elapsed() > load.time_limit {
+            if number >= load.total || load.is_over(shared.begin) {
                 break;
             }
             let begin = match load.rate {
@@ -250,17 +260,17 @@ fn pace(shared: &Shared, rate: f64) {
     let Some(due) = &shared.due else { return };
     let mut released = 0;
     while released < shared.load.total {
-        let elapsed = shared.begin.elapsed();
-        if elapsed > shared.load.time_limit {
+        if shared.load.is_over(shared.begin) {
             break;
         }
+        let elapsed = shared.begin.elapsed();
         let target = ((elapsed.as_secs_f64() * rate) as u64).min(shared.load.total);
         due.add_permits((target - released) as usize);
         released = target;
         std::thread::sleep(STEP);
     }
     // Permits that are still there are operations that are late: they must not be dropped.
-    while due.available_permits() > 0 && shared.begin.elapsed() < shared.load.time_limit {
+    while due.available_permits() > 0 && !shared.load.is_over(shared.begin) {
         std::thread::sleep(STEP);
     }
     due.close();

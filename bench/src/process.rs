@@ -54,8 +54,8 @@ pub(crate) struct Disk {
 }
 
 impl Server {
-    /// Starts `program` with default flags on an empty directory below `base`.
-    pub(crate) async fn start(program: &Path, base: &Path) -> Result<Self> {
+    /// Starts `program` on an empty directory below `base`, with `flags` and else defaults.
+    pub(crate) async fn start(program: &Path, base: &Path, flags: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("trilith-bench-")
             .tempdir_in(base)?;
@@ -74,6 +74,7 @@ impl Server {
         let arguments = arguments
             .iter()
             .map(|(flag, value)| format!("{flag}={value}"))
+            .chain(flags.iter().map(|&flag| flag.to_owned()))
             .collect();
         let program = program.to_owned();
         let mut server = Self {

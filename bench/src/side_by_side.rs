@@ -68,7 +68,7 @@ async fn measure(
     peak: &mut Option<f64>,
 ) -> Result<Measures> {
     let (label, program) = &run.targets[target];
-    let server = Server::start(program, &run.directory).await?;
+    let server = Server::start(program, &run.directory, scenario.flags).await?;
     let profile = run.profiles.as_deref();
     let mut env = Env {
         endpoint: server.endpoint.clone(),

@@ -17,7 +17,7 @@ use super::Env;
 use crate::{client::TXN, load::connect, payload};
 
 /// Puts in one txn; etcd's default limit is 128.
-const PUTS_PER_TXN: usize = 100;
+pub(super) const PUTS_PER_TXN: usize = 100;
 /// Txns under way at once, on as many connections as it takes to keep a server busy.
 const CLIENTS: usize = 16;
 const CONNECTIONS: u64 = 4;

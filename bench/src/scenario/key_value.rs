@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{Env, Measures, bulk};
 use crate::{
@@ -64,6 +64,34 @@ pub(super) async fn mixed(env: &mut Env) -> Result<Measures> {
     Ok(measures)
 }
 
+/// `total` puts to any of `keys` objects, however long they take.
+pub(super) async fn put_over(env: &Env, keys: u64, total: u64) -> Result<()> {
+    over(env, Operation::Put, keys, total).await.map(drop)
+}
+
+/// `total` gets and puts to any of `keys` objects, which are all there.
+pub(super) async fn mix_over(env: &Env, keys: u64, total: u64) -> Result<Outcome> {
+    over(env, Operation::Mixed, keys, env.size(total)).await
+}
+
+async fn over(env: &Env, operation: Operation, keys: u64, total: u64) -> Result<Outcome> {
+    /// A server that needs longer hangs.
+    const HANGS: Duration = Duration::from_secs(600);
+    let load = Load {
+        keys,
+        total,
+        time_limit: HANGS,
+        ..plan(env, operation, 100, total)
+    };
+    let outcome = load::run(&env.endpoint, &load).await?;
+    ensure!(
+        outcome.operations == total,
+        "{} of {total} operations in {HANGS:?}",
+        outcome.operations
+    );
+    Ok(outcome)
+}
+
 /// `total` puts without a measurement.
 pub(super) async fn put_some(env: &Env, total: u64) -> Result<()> {
     load::run(&env.endpoint, &plan(env, Operation::Put, 100, total))
@@ -101,6 +129,7 @@ fn plan(env: &Env, operation: Operation, clients: u64, total: u64) -> Load {
         keys: env.size(KEYS),
         value_size: VALUE,
         seed: env.seed,
+        stop: None,
     }
 }
 

@@ -88,7 +88,7 @@ async fn full_list(env: &Env, connection: &Connection, keys: u64) -> Result<Meas
 }
 
 /// Milliseconds from exec to the first answered linearizable read.
-async fn starts(env: &mut Env) -> Result<Measures> {
+pub(super) async fn starts(env: &mut Env) -> Result<Measures> {
     /// Starts of each kind; their median counts.
     const STARTS: usize = 3;
     /// Puts right before each end.

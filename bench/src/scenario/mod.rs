@@ -2,13 +2,17 @@
 
 mod bulk;
 mod disk;
+mod history;
+mod huge;
 mod key_value;
 mod lease;
 mod list;
 mod million;
 mod resident;
 mod snapshot;
+mod steady;
 mod stock;
+mod upkeep;
 mod watch;
 
 use std::{
@@ -34,6 +38,8 @@ pub(crate) struct Scenario {
     pub(crate) about: &'static str,
     /// Needs to stop and start the server, or to see its directory.
     pub(crate) owns_server: bool,
+    /// Flags of the server beside its addresses and directory.
+    pub(crate) flags: &'static [&'static str],
     pub(crate) run: for<'a> fn(&'a mut Env) -> BoxFuture<'a, Result<Measures>>,
 }
 
@@ -43,87 +49,134 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "put-1000",
         about: "put, 1,000 clients on 100 connections, etcd's own benchmark tool",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(stock::put(env)),
     },
     Scenario {
         name: "put-100",
         about: "put, 100 clients on 10 connections",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(key_value::put_many(env)),
     },
     Scenario {
         name: "put-1",
         about: "put, 1 client",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(key_value::put_one(env)),
     },
     Scenario {
         name: "txn-100",
         about: "compare mod revision, put, else get; 100 clients",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(key_value::update(env)),
     },
     Scenario {
         name: "get-lin-100",
         about: "linearizable get, 100 clients",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(key_value::get_linearizable(env)),
     },
     Scenario {
         name: "get-ser-100",
         about: "serializable get, 100 clients",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(key_value::get_serializable(env)),
     },
     Scenario {
         name: "mixed",
         about: "80 % get, 20 % put, open loop at 80 % of the baseline's peak",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(key_value::mixed(env)),
     },
     Scenario {
         name: "list",
         about: "list of 100,000 keys of 1 KiB, by RangeStream and in one Range",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(list::run(env)),
     },
     Scenario {
         name: "watch",
         about: "10,000 watchers of one prefix on 10 connections, 20 puts/s",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(watch::run(env)),
     },
     Scenario {
         name: "lease",
         about: "50,000 leases kept alive",
         owns_server: false,
+        flags: DEFAULTS,
         run: |env| Box::pin(lease::run(env)),
     },
     Scenario {
         name: "resident",
         about: "resident memory, fresh and after 50,000 puts",
         owns_server: true,
+        flags: DEFAULTS,
         run: |env| Box::pin(resident::run(env)),
     },
     Scenario {
         name: "million",
         about: "bulk load of 1,000,000 keys, overwrite of half, page, full list, starts",
         owns_server: true,
+        flags: DEFAULTS,
         run: |env| Box::pin(million::run(env)),
     },
     Scenario {
         name: "disk",
         about: "bytes on disk for 1,000,000 JSON values of 1 KiB",
         owns_server: true,
+        flags: DEFAULTS,
         run: |env| Box::pin(disk::run(env)),
     },
     Scenario {
+        name: "history",
+        about: "1,000,000 keys changed 500,000 times: past counts and pages, HashKV, catch-up",
+        owns_server: false,
+        flags: LARGE,
+        run: |env| Box::pin(history::run(env)),
+    },
+    Scenario {
         name: "snapshot",
-        about: "snapshots of 1,500,000 values of 1 KiB, 500 puts/s",
-        owns_server: true,
+        about: "snapshot of 2 GB beside 2,000 puts/s",
+        owns_server: false,
+        flags: LARGE,
         run: |env| Box::pin(snapshot::run(env)),
     },
+    Scenario {
+        name: "defragment",
+        about: "defragmentation of 2 GB beside 2,000 puts/s",
+        owns_server: false,
+        flags: LARGE,
+        run: |env| Box::pin(upkeep::defragment(env)),
+    },
+    Scenario {
+        name: "compaction",
+        about: "compaction of 1,000,000 revisions beside 2,000 puts/s",
+        owns_server: false,
+        flags: LARGE,
+        run: |env| Box::pin(upkeep::compaction(env)),
+    },
+    Scenario {
+        name: "huge",
+        about: "10,000,000 keys: memory under a mixed load, a small compaction, starts",
+        owns_server: true,
+        flags: LARGE,
+        run: |env| Box::pin(huge::run(env)),
+    },
 ];
+
+const DEFAULTS: &[&str] = &[];
+
+/// The default quota is 2 GiB, and etcd counts what a copy-on-write leaves free.
+const LARGE: &[&str] = &["--quota-backend-bytes=34359738368"];
 
 /// Where a scenario runs and how large.
 pub(crate) struct Env {
