@@ -4,6 +4,9 @@
 //! others may have filled the room meanwhile. The second time only the answer changes and never the
 //! state, because sizes differ from member to member.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use trilith_proto::etcdserverpb::request_op::Request;
 use trilith_proto::etcdserverpb::{InternalRaftRequest, PutRequest, RequestOp, TxnRequest};
 
@@ -19,17 +22,39 @@ const PUT_OVERHEAD_BYTES: u64 = 256;
 /// What a lease takes: etcd's number.
 pub const LEASE_BYTES: u64 = 64;
 
+/// Whether a disk of this member is nearly full; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct DiskLow(Arc<AtomicBool>);
+
+impl DiskLow {
+    /// Whether it is.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether it is.
+    pub fn set(&self, is_low: bool) {
+        self.0.store(is_low, Ordering::Relaxed);
+    }
+}
+
 /// The quota of this member; clones share the state that they measure.
 #[derive(Clone, Debug)]
 pub struct Quota {
     backend: Backend,
     setting: i64,
+    disk_low: DiskLow,
 }
 
 impl Quota {
-    /// `setting` is `--quota-backend-bytes`: 0 is the default, negative is none.
-    pub fn new(backend: Backend, setting: i64) -> Self {
-        Self { backend, setting }
+    /// `setting` is `--quota-backend-bytes`: 0 is the default, negative is none. A disk that is
+    /// nearly full has no room either, whatever the quota is.
+    pub fn new(backend: Backend, setting: i64, disk_low: DiskLow) -> Self {
+        Self {
+            backend,
+            setting,
+            disk_low,
+        }
     }
 
     /// The bytes that the state may take; `None` without a quota.
@@ -48,12 +73,15 @@ impl Quota {
     /// Whether there is room for what costs `cost`, beside `unwritten` bytes that are about to be
     /// written. What costs nothing always passes.
     pub fn admits(&self, cost: u64, unwritten: u64) -> bool {
-        let Some(limit) = self.limit() else {
-            return true;
-        };
         if cost == 0 {
             return true;
         }
+        if self.disk_low.get() {
+            return false;
+        }
+        let Some(limit) = self.limit() else {
+            return true;
+        };
         let added = unwritten.saturating_add(cost);
         // The estimate is never far below the truth, and cheap; it is above it once RocksDB has
         // flushed by itself, so a refusal measures first.
@@ -161,7 +189,7 @@ mod tests {
     fn the_limit_itself_is_not_reached_and_zero_and_negative_settings_mean_what_they_do_in_etcd() {
         let dir = tempfile::tempdir().expect("a folder for the test");
         let backend = Backend::open(dir.path(), &BackendOptions::default()).expect("a new state");
-        let quota = |setting| Quota::new(backend.clone(), setting);
+        let quota = |setting| Quota::new(backend.clone(), setting, DiskLow::default());
         let size = i64::try_from(backend.sizes().total_bytes).expect("a new state is small");
         assert!(!quota(size + 269).admits(269, 0));
         assert!(quota(size + 270).admits(269, 0));
@@ -174,5 +202,19 @@ mod tests {
         assert_eq!(quota(-1).reported(), -1);
         assert_eq!(quota(0).reported(), 2_147_483_648);
         assert_eq!(quota(53_248).limit(), Some(53_248));
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_has_no_room_whatever_the_quota_is() {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        let backend = Backend::open(dir.path(), &BackendOptions::default()).expect("a new state");
+        let low = DiskLow::default();
+        for setting in [0, -1] {
+            let quota = Quota::new(backend.clone(), setting, low.clone());
+            low.set(true);
+            assert!(!quota.admits(1, 0) && quota.admits(0, 0));
+            low.set(false);
+            assert!(quota.admits(1, 0));
+        }
     }
 }

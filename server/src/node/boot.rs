@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use super::disk::Disks;
 use super::error::NodeError;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
 use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
@@ -23,6 +24,8 @@ pub(super) struct Opened {
     pub(super) is_new: bool,
     /// Who this member is.
     pub(super) identity: Identity,
+    /// What it is written to.
+    pub(super) disks: Disks,
     /// The log, not yet checked against the state.
     pub(super) log: MemberLog,
     /// The state.
@@ -49,6 +52,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     let is_new = found == Content::Nothing;
     // Opening the log may write to it, as torn ends are cut: what can be refused is refused first.
     Backend::check_directory(&data_dir.state())?;
+    let disks = Disks::open(config)?;
     let identity = match found {
         Content::Member(identity) => identity,
         Content::Etcd(member) => import(config, &data_dir, &member)?,
@@ -71,6 +75,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         },
         is_new,
         identity,
+        disks,
         log,
         store,
         conf_state,

@@ -43,6 +43,10 @@ pub enum NodeError {
         address: SocketAddr,
         error: std::io::Error,
     },
+    #[error(
+        "the disk is full, and {path}, which keeps room for a start, cannot be removed: {error}"
+    )]
+    Reserve { path: String, error: std::io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("the membership in the state of cluster {0} is damaged: {1}")]

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::apply_thread::ApplyThread;
 use super::background::{Compactor, Flusher};
 use super::boot::{self, Opened};
+use super::disk::Disks;
 use super::endpoints::endpoints;
 use super::error::NodeError;
 use super::expiry::Expiry;
@@ -40,7 +41,7 @@ use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
 use crate::peer::{self, Peers};
 use crate::propose::{Led, Proposer};
-use crate::quota::Quota;
+use crate::quota::{DiskLow, Quota};
 use crate::read::Reader;
 use crate::wait::{AppliedWait, Wait};
 
@@ -143,6 +144,7 @@ struct Node {
     hub: WatchHub,
     compacted: watch::Receiver<Revision>,
     space: SpaceGuard,
+    disks: Disks,
     wait: Arc<Wait<Applied>>,
     /// Requests that were applied without room; taken by the task that answers them.
     without_room: Option<mpsc::Receiver<RequestId>>,
@@ -193,7 +195,7 @@ impl Node {
             reader_cell.set(reader.clone()).is_ok(),
             "the reader is set once"
         );
-        let space = space_guard(config, id, &state, &proposer);
+        let space = space_guard(config, opened.disks.low(), id, &state, &proposer);
         let header = HeaderSource::new(identity.cluster_id, id, member.clone(), store);
         let compacted = watch::channel(Revision::default()).1;
         let mut node = Self {
@@ -207,6 +209,7 @@ impl Node {
             hub,
             compacted,
             space,
+            disks: opened.disks,
             wait,
             without_room: None,
             stop: None,
@@ -302,6 +305,7 @@ impl Node {
                 ticks,
             ));
         }
+        tasks.spawn(self.disks.clone().watch(self.space.clone()));
         let without_room = self.without_room.take();
         tasks.spawn(without_room::answer(
             self.space.clone(),
@@ -382,9 +386,19 @@ fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
     })
 }
 
-fn space_guard(config: &Config, id: MemberId, state: &State, proposer: &Proposer) -> SpaceGuard {
+fn space_guard(
+    config: &Config,
+    disk_low: DiskLow,
+    id: MemberId,
+    state: &State,
+    proposer: &Proposer,
+) -> SpaceGuard {
     SpaceGuard {
-        quota: Quota::new(state.store.backend().clone(), config.quota_backend_bytes),
+        quota: Quota::new(
+            state.store.backend().clone(),
+            config.quota_backend_bytes,
+            disk_low,
+        ),
         alarms: state.alarms.clone(),
         proposer: proposer.clone(),
         member: id,
