@@ -31,11 +31,15 @@ func takeOver(t *testing.T, ctx context.Context, folder string, before []any, fr
 	t.Helper()
 	subject := cluster.Start(t, cluster.Subject(t), cluster.Options{DataDir: folder})
 	client := connect(t, subject)
-	after := view(t, ctx, client, from)
-	if difference := gocmp.Diff(before, after, protocmp.Transform()); difference != "" {
-		t.Fatalf("the import serves something else than etcd did:\n%s", difference)
-	}
+	sameView(t, before, view(t, ctx, client, from))
 	return subject
+}
+
+func sameView(t *testing.T, before, after []any) {
+	t.Helper()
+	if difference := gocmp.Diff(before, after, protocmp.Transform()); difference != "" {
+		t.Fatalf("something else is served than before:\n%s", difference)
+	}
 }
 
 func TestADataDirectoryOfEtcdGoesOn(t *testing.T) {
