@@ -70,6 +70,16 @@ impl Quota {
         }
     }
 
+    /// Whether the state takes less than `percent` of the quota, and the disks have room. Without a
+    /// quota only the disks count.
+    pub fn is_below(&self, percent: u64) -> bool {
+        let is_below = |limit: u64| {
+            let mark = u128::from(limit) * u128::from(percent) / 100;
+            u128::from(self.backend.sizes().total_bytes) < mark
+        };
+        !self.disk_low.get() && self.limit().is_none_or(is_below)
+    }
+
     /// Whether there is room for what costs `cost`, beside `unwritten` bytes that are about to be
     /// written. What costs nothing always passes.
     pub fn admits(&self, cost: u64, unwritten: u64) -> bool {

@@ -1,5 +1,7 @@
 //! Refuses what there is no room for before it is proposed, and raises the alarm for it.
 
+use std::time::Duration;
+
 use tonic::Status;
 use trilith_proto::etcdserverpb as pb;
 use trilith_proto::etcdserverpb::AlarmType;
@@ -11,6 +13,9 @@ use crate::error::RequestError;
 use crate::ids::MemberId;
 use crate::propose::Proposer;
 use crate::quota::Quota;
+
+/// How often it is looked whether an alarm can be disarmed.
+const DISARM_LOOK: Duration = Duration::from_secs(1);
 
 /// Watches over the quota of one member.
 #[derive(Clone)]
@@ -37,25 +42,47 @@ impl SpaceGuard {
 
     /// Raises this member's `NOSPACE` alarm, unless it is raised.
     pub async fn raise(&self) {
-        let kind = AlarmType::Nospace as i32;
-        let raised = self.alarms.list(kind);
-        if raised
-            .iter()
-            .any(|alarm| alarm.member_id == self.member.get())
-        {
+        if self.is_raised() {
             return;
         }
+        // The client is refused either way, and the next request without room tries again.
+        if let Err(error) = self.propose(AlarmAction::Activate).await {
+            tracing::warn!(%error, "failed to raise the NOSPACE alarm");
+        }
+    }
+
+    /// Disarms this member's `NOSPACE` alarm once the state takes less than `percent` of its quota
+    /// and the disks have room; for as long as it is polled.
+    pub async fn disarm_below(self, percent: u64) {
+        let mut look = tokio::time::interval(DISARM_LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            if !self.is_raised() || !self.quota.is_below(percent) {
+                continue;
+            }
+            match self.propose(AlarmAction::Deactivate).await {
+                Ok(()) => tracing::info!(percent, "there is room again; disarmed the alarm"),
+                Err(error) => tracing::warn!(%error, "failed to disarm the NOSPACE alarm"),
+            }
+        }
+    }
+
+    fn is_raised(&self) -> bool {
+        let raised = self.alarms.list(AlarmType::Nospace as i32);
+        let own = self.member.get();
+        raised.iter().any(|alarm| alarm.member_id == own)
+    }
+
+    async fn propose(&self, action: AlarmAction) -> Result<(), RequestError> {
         let request = pb::InternalRaftRequest {
             alarm: Some(pb::AlarmRequest {
-                action: AlarmAction::Activate as i32,
+                action: action as i32,
                 member_id: self.member.get(),
-                alarm: kind,
+                alarm: AlarmType::Nospace as i32,
             }),
             ..Default::default()
         };
-        // The client is refused either way, and the next request without room tries again.
-        if let Err(error) = self.proposer.propose(request).await {
-            tracing::warn!(%error, "failed to raise the NOSPACE alarm");
-        }
+        self.proposer.propose(request).await.map(drop)
     }
 }

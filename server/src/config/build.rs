@@ -73,6 +73,8 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
         raft_read_timeout: peer_timeout(values, "raft-read-timeout", notes),
         raft_write_timeout: peer_timeout(values, "raft-write-timeout", notes),
         quota_backend_bytes: values.int("quota-backend-bytes"),
+        quota_auto_disarm_percent: Some(values.uint("quota-auto-disarm-percent"))
+            .filter(|percent| *percent > 0),
         auto_compaction: auto_compaction(values),
         bootstrap_defrag_threshold_bytes: defrag_threshold(values),
         max_txn_ops: values.uint("max-txn-ops").try_into().unwrap_or(usize::MAX),

@@ -15,6 +15,9 @@ pub(super) const RECOMMENDED_REQUEST_BYTES: u64 = 10 * 1024 * 1024;
 /// Longest election timeout, in milliseconds, as in etcd.
 const MAX_ELECTION_MS: u64 = 50_000;
 
+/// An alarm that is disarmed any closer to the quota would come back at once.
+const DISARM_PERCENT_MAX: u64 = 95;
+
 /// Checks everything that needs no other knowledge than the settings themselves.
 ///
 /// `from_file` tells whether they came from the config file, which etcd checks less.
@@ -45,6 +48,10 @@ pub(super) fn check(
     let hash_check = values.duration("compact-hash-check-time");
     if hash_check <= 0 {
         return Err(ConfigError::CompactHashCheck(hash_check));
+    }
+    let percent = values.uint("quota-auto-disarm-percent");
+    if percent > DISARM_PERCENT_MAX {
+        return Err(ConfigError::DisarmPercent(percent));
     }
     for flag in ["tls-min-version", "tls-max-version"] {
         let version = values.text(flag);

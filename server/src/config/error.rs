@@ -6,6 +6,10 @@ use super::duration::go_duration;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is explained by its text")]
 pub enum ConfigError {
+    #[error(
+        "--quota-auto-disarm-percent must be at most 95 (set to {0}): the alarm would come back"
+    )]
+    DisarmPercent(u64),
     #[error("{0:?} is not a valid flag")]
     LeftoverArgument(String),
     #[error("invalid value {value:?} for {variable}: {reason}")]

@@ -86,6 +86,8 @@ pub struct Config {
 
     /// Bytes that the state may take; 0 means the default, below 0 there is no limit.
     pub quota_backend_bytes: i64,
+    /// Below this share of the quota, in percent, this member disarms its own alarm; `None` never.
+    pub quota_auto_disarm_percent: Option<u64>,
     /// What compactions leave that the leader makes by itself; None makes none.
     pub auto_compaction: Option<AutoCompaction>,
     /// A start defragments if that frees at least so many bytes; None never does.

@@ -146,6 +146,8 @@ flags! {
     "memory-mlock" "false" Bool, NoEffect, "Keep the pages of etcd's database in memory.";
     "quota-backend-bytes" "0" Int, Ready,
         "Bytes that the state may take; 0 means 2 GiB, below 0 no limit.";
+    "quota-auto-disarm-percent" "0" Uint, Ready,
+        "Disarm the NOSPACE alarm when the state takes less than this share of its quota; 0 never.";
     "backend-bbolt-freelist-type" "map" Text, NoEffect,
         "Free list of etcd's database: array or map.";
     "backend-batch-interval" "0s" Duration, NoEffect,

@@ -306,6 +306,9 @@ impl Node {
             ));
         }
         tasks.spawn(self.disks.clone().watch(self.space.clone()));
+        if let Some(percent) = config.quota_auto_disarm_percent {
+            tasks.spawn(self.space.clone().disarm_below(percent));
+        }
         let without_room = self.without_room.take();
         tasks.spawn(without_room::answer(
             self.space.clone(),
