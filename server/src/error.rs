@@ -110,6 +110,8 @@ request_errors! {
     Corrupt, DataLoss, "etcdserver: corrupt cluster";
     WatchCanceled, Canceled, "etcdserver: watch canceled";
     LeaderTransferTimeout, Unknown, "etcdserver: request timed out, leader transfer took too long";
+    // etcd has no text for clients for this one, so it travels bare.
+    LeaseNotPrimary, Unknown, "not a primary lessor";
     UnknownMethod, Unknown, "etcdserver: unknown method";
     StreamUnsortedOnly, Unimplemented, "RangeStream does not support custom sort orders";
     StreamUnfilteredOnly, Unimplemented, "RangeStream does not support revision filters";

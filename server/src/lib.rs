@@ -16,6 +16,7 @@ pub mod propose;
 pub mod quota;
 pub mod read;
 
+pub mod primary;
 pub mod reconfigure;
 
 pub mod apply;

@@ -154,6 +154,17 @@ impl Proposer {
         Duration::from_secs(5) + 2 * self.shared.election_timeout
     }
 
+    /// Returns once somebody else than `leader` is known to lead; not before the server stops, when
+    /// that does not come.
+    pub async fn led_by_another(&self, leader: MemberId) {
+        let mut led = self.shared.leader.clone();
+        let replaced = led.wait_for(|led| led.by.is_some_and(|by| by != leader));
+        if replaced.await.is_err() {
+            // The sender is gone with the member; whoever waits is dropped soon.
+            std::future::pending().await
+        }
+    }
+
     /// Proposes as often as it takes: a proposal that raft did not take, since nobody led, never
     /// comes into the log, so it is safe to propose it again.
     async fn until_applied(&self, proposal: Proposal) -> Applied {

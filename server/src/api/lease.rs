@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures::Stream;
 use futures::future::BoxFuture;
@@ -12,20 +11,16 @@ use trilith_proto::etcdserverpb as pb;
 use trilith_proto::server::lease_server::Lease;
 
 use super::header::HeaderSource;
-use super::kv::{refused, unexpected};
+use super::kv::unexpected;
 use super::space::SpaceGuard;
 use super::status::status;
 use crate::apply::Reply;
 use crate::error::RequestError;
 use crate::ids::LeaseId;
-use crate::lease::{Lessor, Renewal, TimeToLive};
-use crate::mvcc::Store;
+use crate::lease::Lessor;
+use crate::primary::Primary;
 use crate::propose::Proposer;
 use crate::quota;
-use crate::read::Reader;
-
-/// How long a request for the leader waits before it looks for one again: etcd's pause.
-const LEADER_RETRY: Duration = Duration::from_millis(50);
 
 /// Serves `etcdserverpb.Lease`.
 #[derive(Clone)]
@@ -36,12 +31,10 @@ pub struct LeaseService {
     pub proposer: Proposer,
     /// Refuses grants that there is no room for.
     pub space: SpaceGuard,
-    /// Waits until everything committed is applied.
-    pub reader: Reader,
-    /// Which keys hang on a lease.
-    pub store: Store,
-    /// Deadlines.
+    /// The leases there are.
     pub lessor: Lessor,
+    /// Their deadlines.
+    pub primary: Primary,
 }
 
 #[tonic::async_trait]
@@ -129,82 +122,14 @@ impl LeaseService {
         &self,
         request: &pb::LeaseTimeToLiveRequest,
     ) -> Result<pb::LeaseTimeToLiveResponse, RequestError> {
-        let id = LeaseId::new(request.id);
-        self.wait_primary().await?;
-        // A grant that is committed and not yet applied must be found.
-        self.reader.linearizable().await?;
-        let (granted_ttl, ttl) = match self.lessor.time_to_live(id) {
-            Some(TimeToLive {
-                granted,
-                remaining: Some(remaining),
-            }) => (granted, remaining),
-            Some(TimeToLive {
-                remaining: None, ..
-            }) => return Err(RequestError::LeaderChanged),
-            None => (0, -1),
-        };
-        let keys = if request.keys && granted_ttl != 0 {
-            let read = self.store.read();
-            tokio::task::block_in_place(|| read.lease_keys(id)).map_err(refused)?
-        } else {
-            Vec::new()
-        };
-        Ok(pb::LeaseTimeToLiveResponse {
-            header: None,
-            id: request.id,
-            ttl,
-            granted_ttl,
-            keys,
-        })
-    }
-
-    /// The seldom ways of a keep-alive: those that have to wait for something.
-    async fn renew_slowly(&self, id: LeaseId) -> Result<i64, RequestError> {
-        let mut looked_again = false;
-        loop {
-            match self.lessor.renew(id) {
-                Renewal::Renewed(ttl) => return Ok(ttl),
-                Renewal::Missing if looked_again => return Ok(0),
-                Renewal::Missing => {
-                    // It may be committed and not yet applied.
-                    self.reader.linearizable().await?;
-                    looked_again = true;
-                }
-                Renewal::Expired => {
-                    // Whether the revoke or the loss of leadership ends this, the next look tells.
-                    if let Some(revoked) = self.lessor.revoked(id) {
-                        let _ = revoked.await;
-                    }
-                }
-                Renewal::Checkpointed => self.clear_checkpoint(id).await?,
-                Renewal::NotPrimary => self.wait_primary().await?,
-            }
+        match self.primary.time_to_live(request).await {
+            Err(RequestError::LeaseNotFound) => Ok(pb::LeaseTimeToLiveResponse {
+                id: request.id,
+                ttl: -1,
+                ..pb::LeaseTimeToLiveResponse::default()
+            }),
+            told => told,
         }
-    }
-
-    /// Takes back what the last checkpoint said of a lease, since it gets its full time now.
-    async fn clear_checkpoint(&self, id: LeaseId) -> Result<(), RequestError> {
-        let checkpoints = vec![pb::LeaseCheckpoint {
-            id: id.get(),
-            remaining_ttl: 0,
-        }];
-        let request = pb::LeaseCheckpointRequest { checkpoints };
-        let request = pb::InternalRaftRequest {
-            lease_checkpoint: Some(request),
-            ..Default::default()
-        };
-        self.proposer.propose(request).await.map(|_| ())
-    }
-
-    /// Waits until this member keeps deadlines.
-    async fn wait_primary(&self) -> Result<(), RequestError> {
-        let leads = async {
-            while !self.lessor.is_primary() {
-                tokio::time::sleep(LEADER_RETRY).await;
-            }
-        };
-        let in_time = tokio::time::timeout(self.proposer.timeout(), leads).await;
-        in_time.map_err(|_elapsed| RequestError::NoLeader)
     }
 }
 
@@ -258,12 +183,16 @@ impl KeepAliveStream {
         // The header comes first: its revision may not be later than the renewal, or a client could
         // see a lease alive at a revision at which it had been revoked.
         let header = Some(self.service.header.now());
-        if let Renewal::Renewed(ttl) = self.service.lessor.renew(LeaseId::new(id)) {
+        let lease = LeaseId::new(id);
+        if let Some(ttl) = self.service.primary.renew_now(lease) {
             return Some(pb::LeaseKeepAliveResponse { header, id, ttl });
         }
-        let service = self.service.clone();
+        let primary = self.service.primary.clone();
         self.slow = Some(Box::pin(async move {
-            let ttl = service.renew_slowly(LeaseId::new(id)).await?;
+            let ttl = match primary.renew(lease).await {
+                Err(RequestError::LeaseNotFound) => 0,
+                renewed => renewed?,
+            };
             Ok(pb::LeaseKeepAliveResponse { header, id, ttl })
         }));
         None

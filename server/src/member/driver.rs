@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
@@ -298,6 +298,12 @@ impl MemberHandle {
     /// The member as it was last seen.
     pub fn status(&self) -> MemberStatus {
         self.shared.status.load()
+    }
+
+    /// Whether raft has kept time lately. A leader whose raft stood still may have been replaced
+    /// without knowing it.
+    pub fn is_steady(&self) -> bool {
+        self.shared.pace.is_steady(Instant::now())
     }
 
     /// Entries up to this one are applied. Called by the apply thread, and costs it next to

@@ -1,6 +1,9 @@
 //! What others may know about the member, published by the raft thread and read without a lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::ids::{Index, MemberId, Term};
 
@@ -129,6 +132,56 @@ impl SharedStatus {
     }
 }
 
+/// Whether the raft thread keeps time: only then does a leader that was cut off find out in time
+/// that it leads no longer.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// A tick that comes later than this means that raft has stood still.
+    slack: Duration,
+    /// How long it takes a leader, at most, to see that it has lost its majority.
+    settles_after: Duration,
+    ticks: Mutex<Ticks>,
+}
+
+#[derive(Debug)]
+struct Ticks {
+    last: Instant,
+    /// The first tick since raft has last stood still; `None` before that.
+    resumed: Option<Instant>,
+}
+
+impl Pace {
+    /// Three ticks may be missing, as in etcd's `isActive`. Leaders look for their majority once
+    /// in an election timeout, and at what was heard since the last look.
+    pub(crate) fn new(heartbeat: Duration, election_ticks: usize, now: Instant) -> Self {
+        let election_ticks = u32::try_from(election_ticks).unwrap_or(u32::MAX);
+        Self {
+            slack: heartbeat * 3,
+            settles_after: heartbeat.saturating_mul(election_ticks).saturating_mul(2),
+            ticks: Mutex::new(Ticks {
+                last: now,
+                resumed: None,
+            }),
+        }
+    }
+
+    pub(crate) fn tick(&self, now: Instant) {
+        let mut ticks = self.ticks.lock();
+        if now.duration_since(ticks.last) > self.slack {
+            ticks.resumed = Some(now);
+        }
+        ticks.last = now;
+    }
+
+    /// Whether raft has ticked in time for long enough, up to now.
+    pub(crate) fn is_steady(&self, now: Instant) -> bool {
+        let ticks = self.ticks.lock();
+        let is_late = now.duration_since(ticks.last) > self.slack;
+        let is_settled = |resumed| now.duration_since(resumed) > self.settles_after;
+        !is_late && ticks.resumed.is_none_or(is_settled)
+    }
+}
+
 /// How far the log of a member is, as the leader knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -143,4 +196,27 @@ pub enum Progress {
         /// The last one of the leader's own.
         leader: Index,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raft_is_steady_unless_it_stands_still_or_has_done_so_lately() {
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let pace = Pace::new(Duration::from_millis(100), 10, begin);
+        assert!(pace.is_steady(at(300)));
+        assert!(!pace.is_steady(at(301)), "three ticks are missing");
+        pace.tick(at(250));
+        assert!(pace.is_steady(at(550)));
+        pace.tick(at(1000));
+        assert!(!pace.is_steady(at(1000)), "it has just resumed");
+        for millis in (1100..=3000).step_by(100) {
+            pace.tick(at(millis));
+        }
+        assert!(!pace.is_steady(at(3000)));
+        assert!(pace.is_steady(at(3001)), "two election timeouts later");
+    }
 }

@@ -12,7 +12,7 @@ use super::driver::CommittedSink;
 use super::fatal::FatalOnPanic;
 use super::log::{EngineLog, Log, LogWrite};
 use super::mailbox::{LogQueue, Mail, Mailbox, Request};
-use super::status::SharedStatus;
+use super::status::{Pace, SharedStatus};
 use super::*;
 
 /// What the threads and all handles share.
@@ -20,6 +20,8 @@ pub(super) struct Shared {
     pub(super) mailbox: Mailbox,
     pub(super) log_queue: LogQueue,
     pub(super) status: SharedStatus,
+    /// Whether the raft thread ticks in time.
+    pub(super) pace: Pace,
     /// Whether the raft thread wants to be woken when something is applied.
     pub(super) wants_applied: AtomicBool,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
@@ -37,6 +39,7 @@ pub(super) fn spawn(
         mailbox: Mailbox::default(),
         log_queue: LogQueue::default(),
         status: SharedStatus::default(),
+        pace: Pace::new(heartbeat, member.election_ticks, Instant::now()),
         wants_applied: AtomicBool::new(false),
         threads: Mutex::default(),
     });
@@ -112,6 +115,7 @@ impl RaftThread {
                 // After a pause of the whole process one tick is as good as many, and elects
                 // nobody in a hurry.
                 next_tick = (next_tick + self.heartbeat).max(now);
+                self.shared.pace.tick(now);
             }
             self.round(mail, tick);
         }

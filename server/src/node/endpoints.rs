@@ -8,12 +8,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use super::lease_endpoints;
 use crate::apply::State;
 use crate::cluster::SERVER_VERSION;
 use crate::error::RequestError;
 use crate::ids::MemberId;
 use crate::mvcc;
 use crate::peer::{self, Endpoints};
+use crate::primary::{Primary, RENEW_PATH, TIME_TO_LIVE_PATH};
 use crate::reconfigure::{PROMOTE_PATH, Reconfigurer};
 
 /// The versions that a member has, by etcd's names.
@@ -25,8 +27,14 @@ struct Versions {
 }
 
 /// All of them; handlers run on `runtime`.
-pub(super) fn endpoints(state: &State, reconfigurer: Reconfigurer, runtime: Handle) -> Endpoints {
+pub(super) fn endpoints(
+    state: &State,
+    reconfigurer: Reconfigurer,
+    primary: Primary,
+    runtime: Handle,
+) -> Endpoints {
     let state = state.clone();
+    let renewing = primary.clone();
     Endpoints::new(runtime)
         .on(
             "/version",
@@ -40,6 +48,20 @@ pub(super) fn endpoints(state: &State, reconfigurer: Reconfigurer, runtime: Hand
             Arc::new(move |request| {
                 let reconfigurer = reconfigurer.clone();
                 Box::pin(async move { promote(&reconfigurer, &request).await })
+            }),
+        )
+        .on(
+            RENEW_PATH,
+            Arc::new(move |request| {
+                let primary = renewing.clone();
+                Box::pin(async move { lease_endpoints::renew(&primary, &request).await })
+            }),
+        )
+        .on(
+            TIME_TO_LIVE_PATH,
+            Arc::new(move |request| {
+                let primary = primary.clone();
+                Box::pin(async move { lease_endpoints::time_to_live(&primary, &request).await })
             }),
         )
 }

@@ -8,6 +8,7 @@ mod endpoints;
 mod error;
 mod expiry;
 mod fatal;
+mod lease_endpoints;
 mod peers;
 mod publish;
 mod serve;

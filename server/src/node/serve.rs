@@ -76,7 +76,12 @@ pub async fn run(
     }
     let (removed, mut is_removed) = watch::channel(false);
     let mut node = Node::start(&config, opened, &peer_runtime, removed)?;
-    let endpoints = endpoints(&node.state, node.reconfigurer(&config), Handle::current());
+    let endpoints = endpoints(
+        &node.state,
+        node.reconfigurer(&config),
+        node.primary(),
+        Handle::current(),
+    );
     let serve_peers = peer::serve(peer_listeners, node.peers.clone(), endpoints);
     peer_runtime.handle().spawn(serve_peers);
     let (stop, stopping) = watch::channel(false);

@@ -11,6 +11,7 @@ use crate::api::{
 };
 use crate::apply::State;
 use crate::config::Config;
+use crate::primary::Primary;
 use crate::reconfigure::Reconfigurer;
 
 impl Node {
@@ -22,6 +23,18 @@ impl Node {
             membership: self.state.membership.clone(),
             peers: self.peers.clone(),
             is_strict: config.strict_reconfig_check,
+        }
+    }
+
+    pub(super) fn primary(&self) -> Primary {
+        Primary {
+            id: self.id,
+            member: self.member.clone(),
+            lessor: self.state.lessor.clone(),
+            store: self.state.store.clone(),
+            reader: self.reader.clone(),
+            proposer: self.proposer.clone(),
+            peers: self.peers.clone(),
         }
     }
 
@@ -58,9 +71,8 @@ impl Node {
                 header: header.clone(),
                 proposer: proposer.clone(),
                 space: self.space.clone(),
-                reader: reader.clone(),
-                store: store.clone(),
                 lessor,
+                primary: self.primary(),
             },
             cluster: ClusterService {
                 header: header.clone(),

@@ -90,7 +90,7 @@ impl Peers {
         let request = Request::from_parts(head, Full::new(body));
         let answer = connection.send(request, wait).await?;
         let (head, body) = answer.into_parts();
-        let body = dial::read_answer(body, wait).await?;
+        let body = dial::read_up_to(ANSWER_BYTES_MAX, body, wait).await?;
         self.shared.idle.give_back(peer.id, connection);
         Ok(Response::from_parts(head, body))
     }
@@ -110,3 +110,6 @@ async fn open(peer: &Peer, timeouts: &PeerTimeouts) -> Result<Connection, AskErr
 /// Connections to one peer that are kept for later. More are opened when more questions are under
 /// way, and closed after them.
 const IDLE_MAX: usize = 16;
+
+/// Bytes of an answer: it may name all keys of a lease. etcd's bound.
+const ANSWER_BYTES_MAX: usize = 100 * 1024 * 1024;

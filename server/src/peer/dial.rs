@@ -84,7 +84,16 @@ where
 
 /// Reads the whole of a short answer.
 pub(super) async fn read_answer(body: Incoming, wait: Duration) -> Result<Bytes, DialError> {
-    let limited = Limited::new(body, ANSWER_BYTES_MAX);
+    read_up_to(ANSWER_BYTES_MAX, body, wait).await
+}
+
+/// Reads the whole of an answer of at most `bytes_max` bytes.
+pub(super) async fn read_up_to(
+    bytes_max: usize,
+    body: Incoming,
+    wait: Duration,
+) -> Result<Bytes, DialError> {
+    let limited = Limited::new(body, bytes_max);
     let collected = timeout(wait, limited.collect()).await;
     let collected = collected.map_err(|_elapsed| DialError::Timeout(wait))?;
     match collected {

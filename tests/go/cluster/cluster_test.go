@@ -2,6 +2,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -175,7 +176,12 @@ func TestThePeerURLAnswersAsEtcd(t *testing.T) {
 
 func ask(t *testing.T, method, url string) string {
 	t.Helper()
-	request, err := http.NewRequestWithContext(context20s(t), method, url, nil)
+	return askWith(t, method, url, nil)
+}
+
+func askWith(t *testing.T, method, url string, question []byte) string {
+	t.Helper()
+	request, err := http.NewRequestWithContext(context20s(t), method, url, bytes.NewReader(question))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ const ORDER: [&[&str]; 11] = [
     &["main"],
     &["node", "command"],
     &["api", "compactor", "corruption", "import"],
-    &["reconfigure"],
+    &["reconfigure", "primary"],
     &["propose", "read", "quota"],
     &["member", "peer", "apply"],
     &["snapshot"],
