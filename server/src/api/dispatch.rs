@@ -19,6 +19,7 @@ use trilith_proto::server::maintenance_server::MaintenanceServer;
 use trilith_proto::server::watch_server::WatchServer;
 
 use super::header::HeaderSource;
+use super::leader_loss::LeaderLoss;
 use super::list_body::with_held_body;
 use super::metadata;
 use super::status::{not_yet, status, with_grpc_go_refusal};
@@ -41,6 +42,7 @@ pub struct Services {
 #[derive(Clone)]
 pub(super) struct Dispatch {
     header: HeaderSource,
+    leader_loss: LeaderLoss,
     warn_after: Duration,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
@@ -59,6 +61,8 @@ pub(super) struct Timed {
     path: PathAndQuery,
     begun: Instant,
     warn_after: Duration,
+    /// Ends the stream that is the answer, if the client wants a leader.
+    leader_loss: Option<LeaderLoss>,
 }
 
 impl Future for Timed {
@@ -74,14 +78,26 @@ impl Future for Timed {
                 "request stats"
             );
         }
-        Poll::Ready(Ok(with_held_body(with_grpc_go_refusal(response))))
+        let response = with_held_body(with_grpc_go_refusal(response));
+        Poll::Ready(Ok(match &self.leader_loss {
+            Some(loss) => loss.bind(response),
+            None => response,
+        }))
     }
 }
 
 impl Dispatch {
     /// Limits messages to `request_bytes_max` and an envelope, as grpc-go does for etcd.
     /// A call whose answer takes longer than `warn_after` is told in the log.
-    pub(super) fn new(services: &Services, request_bytes_max: usize, warn_after: Duration) -> Self {
+    /// Streams that want a leader end three times `election_timeout` after the last one was lost.
+    ///
+    /// Runs within a tokio runtime.
+    pub(super) fn new(
+        services: &Services,
+        request_bytes_max: usize,
+        warn_after: Duration,
+        election_timeout: Duration,
+    ) -> Self {
         macro_rules! limited {
             ($server:ident, $service:expr) => {
                 $server::new($service.clone())
@@ -90,6 +106,7 @@ impl Dispatch {
             };
         }
         Self {
+            leader_loss: LeaderLoss::look_out(services.kv.header.clone(), election_timeout),
             header: services.kv.header.clone(),
             warn_after,
             kv: limited!(KvServer, services.kv),
@@ -104,19 +121,24 @@ impl Dispatch {
     pub(super) fn call(&self, request: Request<Incoming>) -> Timed {
         let path = PathAndQuery::clone(request.uri().path_and_query().unwrap_or(&NO_PATH));
         let (begun, warn_after) = (Instant::now(), self.warn_after);
+        let is_bound = metadata::wants_leader(request.headers()) && STREAMS.contains(&path.path());
+        let leader_loss = is_bound.then(|| self.leader_loss.clone());
         Timed {
             answer: self.route(request),
             path,
             begun,
             warn_after,
+            leader_loss,
         }
     }
 
     fn route(&self, request: Request<Incoming>) -> Answer {
-        if let Err(error) = metadata::check(request.headers(), &self.header) {
+        let path = request.uri().path();
+        let checked = metadata::check_learner(path, &self.header);
+        let checked = checked.and_then(|()| metadata::check(request.headers(), &self.header));
+        if let Err(error) = checked {
             return refuse(status(error));
         }
-        let path = request.uri().path();
         let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/'))
         else {
             return refuse(Status::unimplemented(format!(
@@ -156,6 +178,14 @@ fn refuse(status: Status) -> Answer {
 
 /// What a request without a path is called in the log.
 static NO_PATH: PathAndQuery = PathAndQuery::from_static("/");
+
+/// The methods whose answers are streams, which end without a leader, if the client wants that.
+const STREAMS: [&str; 4] = [
+    "/etcdserverpb.KV/RangeStream",
+    "/etcdserverpb.Watch/Watch",
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Maintenance/Snapshot",
+];
 
 const KV: [&str; 6] = [
     "Range",

@@ -70,6 +70,11 @@ impl HeaderSource {
         self.member.status().leader.is_some()
     }
 
+    /// Whether this member has no vote yet.
+    pub fn is_learner(&self) -> bool {
+        self.member.status().is_learner
+    }
+
     /// The member that answers.
     pub fn member_id(&self) -> MemberId {
         self.member_id

@@ -49,6 +49,9 @@ impl Kv for KvService {
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<wire::RangeResponse>, Status> {
         let request = request.into_inner();
+        if self.header.is_learner() && !request.serializable {
+            return Err(status(RequestError::NotSupportedForLearner));
+        }
         let query = validate::range(&request).map_err(status)?;
         self.confirm(!request.serializable).await.map_err(status)?;
         let read = self.store.read();

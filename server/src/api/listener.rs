@@ -26,6 +26,8 @@ pub struct ConnectionSettings {
     pub request_bytes_max: usize,
     /// `--warning-unary-request-duration`: a call that takes longer is told in the log.
     pub warn_after: Duration,
+    /// `--election-timeout`: streams that want a leader end after three of them without one.
+    pub election_timeout: Duration,
     /// `--max-concurrent-streams`, per connection.
     pub concurrent_streams_max: u32,
     /// `--grpc-keepalive-min-time`: a client that pings more often is turned away.
@@ -68,7 +70,12 @@ pub async fn serve(
     settings: ConnectionSettings,
     shutdown: watch::Receiver<bool>,
 ) {
-    let dispatch = Dispatch::new(&services, settings.request_bytes_max, settings.warn_after);
+    let dispatch = Dispatch::new(
+        &services,
+        settings.request_bytes_max,
+        settings.warn_after,
+        settings.election_timeout,
+    );
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut accepting = JoinSet::new();
     for listener in listeners {

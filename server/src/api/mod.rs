@@ -8,6 +8,7 @@ mod dispatch;
 mod header;
 mod kv;
 mod large_reply;
+mod leader_loss;
 mod lease;
 mod list;
 mod list_body;

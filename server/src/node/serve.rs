@@ -89,6 +89,7 @@ pub async fn run(
     let settings = ConnectionSettings {
         request_bytes_max: config.max_request_bytes,
         warn_after: config.warning_unary_request_duration,
+        election_timeout: config.election_timeout,
         concurrent_streams_max: config.max_concurrent_streams,
         ping_min_time: config.grpc_keepalive_min_time,
         keepalive_interval: config.grpc_keepalive_interval,
