@@ -9,7 +9,9 @@ use super::error::ImportError;
 use crate::cluster::{MemberTable, Membership, SERVER_VERSION, Version};
 use crate::ids::{Index, MemberId, Revision, Term};
 use crate::member::ConfState;
-use crate::mvcc::{Address, LoadedRevisions, Loader, encode_applied};
+use crate::mvcc::{
+    Address, BUCKETS, KEY_BUCKET, LoadedRevisions, Loader, META_BUCKET, encode_applied,
+};
 use crate::progress::{Audience, Progress};
 use crate::storage::{Backend, Batch, Family, schema::meta};
 
@@ -176,7 +178,9 @@ impl Database {
     /// Rows of everything but keys: as etcd has them.
     fn fill_rows(&self, backend: &Backend, members: &Members) -> Result<(), ImportError> {
         let mut batch = backend.batch();
-        for &(name, family) in BUCKETS {
+        let made_anew = |name: &str| name == KEY_BUCKET || name == META_BUCKET;
+        let kept = BUCKETS.iter().filter(|(name, _)| !made_anew(name));
+        for &(name, family) in kept {
             let is_member = matches!(family, Family::Member | Family::MemberRemoved);
             if is_member && matches!(members, Members::Replaced { .. }) {
                 continue;
@@ -225,7 +229,7 @@ impl Database {
     ) -> Result<(), ImportError> {
         let mut loader = Loader::new(backend.clone())?;
         let mut newest = Address { main: 1, sub: 0 };
-        if let Some(bucket) = self.file.bucket(KEY_BUCKET)? {
+        if let Some(bucket) = self.file.bucket(KEY_BUCKET.as_bytes())? {
             let mut progress = Progress::new(self.audience, "importing keys", self.file.size());
             for pair in bucket.pairs() {
                 let (key, value) = pair?;
@@ -290,7 +294,7 @@ impl Database {
     }
 
     fn meta(&self) -> Result<Option<Bucket>, ImportError> {
-        Ok(self.file.bucket(META_BUCKET)?)
+        Ok(self.file.bucket(META_BUCKET.as_bytes())?)
     }
 
     fn value(&self, name: &str) -> Result<Option<Bytes>, ImportError> {
@@ -308,20 +312,6 @@ impl Database {
     }
 }
 
-/// etcd's buckets whose rows are kept as they are.
-const BUCKETS: &[(&str, Family)] = &[
-    ("alarm", Family::Alarm),
-    ("auth", Family::Auth),
-    ("authRoles", Family::AuthRole),
-    ("authUsers", Family::AuthUser),
-    ("cluster", Family::Cluster),
-    ("lease", Family::Lease),
-    ("members", Family::Member),
-    ("members_removed", Family::MemberRemoved),
-];
-
-const KEY_BUCKET: &[u8] = b"key";
-const META_BUCKET: &[u8] = b"meta";
 const MEMBERS_BUCKET: &[u8] = b"members";
 const REMOVED_BUCKET: &[u8] = b"members_removed";
 

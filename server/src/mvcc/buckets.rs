@@ -174,10 +174,10 @@ impl RecordKey {
 const RECORD_KEY_BYTES: usize = 17;
 
 /// The bucket of all records.
-pub(super) const KEY_BUCKET: &str = "key";
+pub const KEY_BUCKET: &str = "key";
 
 /// The bucket of single values.
-pub(super) const META_BUCKET: &str = "meta";
+pub const META_BUCKET: &str = "meta";
 
 /// Keys of `meta` that etcd's hash leaves out, since members may differ in them.
 pub(super) const UNHASHED: [&[u8]; 3] = [CONSISTENT_INDEX, STORAGE_VERSION, TERM];
@@ -193,7 +193,7 @@ const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 const FIRST_STORAGE_VERSION: (u64, u64) = (3, 6);
 
 /// etcd's buckets in the order of their names, and our families for them.
-const BUCKETS: &[(&str, Family)] = &[
+pub const BUCKETS: &[(&str, Family)] = &[
     ("alarm", Family::Alarm),
     ("auth", Family::Auth),
     ("authRoles", Family::AuthRole),

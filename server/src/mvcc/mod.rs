@@ -49,7 +49,9 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use buckets::{BucketSink, applied, storage_version, walk_buckets};
+pub use buckets::{
+    BUCKETS, BucketSink, KEY_BUCKET, META_BUCKET, applied, storage_version, walk_buckets,
+};
 pub use error::MvccError;
 pub use event::{Event, EventKind, RevisionEvents};
 pub use hash::KvHash;
