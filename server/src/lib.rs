@@ -18,6 +18,7 @@ pub mod read;
 
 pub mod primary;
 pub mod reconfigure;
+pub mod transfer;
 
 pub mod apply;
 pub mod member;

@@ -154,12 +154,11 @@ impl Proposer {
         Duration::from_secs(5) + 2 * self.shared.election_timeout
     }
 
-    /// Returns once somebody else than `leader` is known to lead; not before the server stops, when
-    /// that does not come.
-    pub async fn led_by_another(&self, leader: MemberId) {
+    /// Returns once somebody leads who `fits`; never, if the server stops before.
+    pub async fn led_by(&self, fits: impl Fn(MemberId) -> bool) {
         let mut led = self.shared.leader.clone();
-        let replaced = led.wait_for(|led| led.by.is_some_and(|by| by != leader));
-        if replaced.await.is_err() {
+        let found = led.wait_for(|led| led.by.is_some_and(&fits)).await.is_ok();
+        if !found {
             // The sender is gone with the member; whoever waits is dropped soon.
             std::future::pending().await
         }
@@ -178,6 +177,10 @@ impl Proposer {
                 None => return Err(RequestError::Stopped),
             }
             let mut leader = shared.leader.clone();
+            if leader.borrow().by.is_some() {
+                // A leader that hands over takes no proposals until the next one leads.
+                tokio::time::sleep(DROPPED_PAUSE).await;
+            }
             if leader.wait_for(|led| led.by.is_some()).await.is_err() {
                 return Err(RequestError::Stopped);
             }
@@ -210,6 +213,9 @@ impl Proposer {
         }
     }
 }
+
+/// Pause before a proposal is made again that raft has not taken though somebody leads.
+const DROPPED_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a client hears of a request that the member has not taken.
 pub fn refused(refused: ProposeRefused) -> RequestError {

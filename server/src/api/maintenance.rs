@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Mutex, watch};
 use tonic::{Request, Response, Status};
@@ -23,13 +23,11 @@ use crate::error::RequestError;
 use crate::ids::{MemberId, Revision};
 use crate::member::MemberHandle;
 use crate::mvcc::Store;
-use crate::propose::{self, Proposer};
+use crate::propose::Proposer;
 use crate::quota::Quota;
 use crate::read::Reader;
 use crate::storage::{Backend, StorageError};
-
-/// How often a leadership transfer looks whether it is done: etcd's heartbeat interval.
-const TRANSFER_POLL: Duration = Duration::from_millis(100);
+use crate::transfer::Transfer;
 
 /// Serves `etcdserverpb.Maintenance`.
 #[derive(Clone)]
@@ -56,6 +54,8 @@ pub struct MaintenanceService {
     pub defragmenting: Arc<Mutex<()>>,
     /// How far compactions have deleted what they cover.
     pub compacted: watch::Receiver<Revision>,
+    /// Lets another member lead.
+    pub transfer: Transfer,
     /// Set when the server stops.
     pub stopping: watch::Receiver<bool>,
     /// How many snapshots may be sent at once.
@@ -162,7 +162,7 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
         let target = MemberId::new(request.into_inner().target_id);
-        self.transfer(target).await.map_err(status)?;
+        self.transfer.to(target).await.map_err(status)?;
         Ok(Response::new(pb::MoveLeaderResponse::default()))
     }
 
@@ -214,34 +214,6 @@ impl MaintenanceService {
                 target_version: table.downgrade().target_version.clone(),
             }),
         }
-    }
-
-    /// Hands the leadership to `target` and waits until it has it.
-    async fn transfer(&self, target: MemberId) -> Result<(), RequestError> {
-        if self.member.status().leader() != Some(self.header.member_id()) {
-            return Err(RequestError::NotLeader);
-        }
-        if self
-            .membership
-            .table()
-            .member(target)
-            .is_none_or(|member| member.is_learner)
-        {
-            return Err(RequestError::BadLeaderTransferee);
-        }
-        if target == self.header.member_id() {
-            return Ok(());
-        }
-        self.member
-            .transfer_leader(target)
-            .map_err(propose::refused)?;
-        let moved = async {
-            while self.member.status().leader() != Some(target) {
-                tokio::time::sleep(TRANSFER_POLL).await;
-            }
-        };
-        let in_time = tokio::time::timeout(self.proposer.timeout(), moved).await;
-        in_time.map_err(|_elapsed| RequestError::LeaderTransferTimeout)
     }
 
     /// The cluster version, if the cluster could be downgraded to the one that the client names.

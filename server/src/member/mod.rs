@@ -10,6 +10,7 @@ mod conf_change;
 mod driver;
 mod entry;
 mod fatal;
+mod handover;
 mod kept_log;
 mod log;
 mod log_damage;
@@ -65,6 +66,8 @@ pub(crate) struct Member {
     campaign: bool,
     /// Reads that came before there was somebody to answer them; at most [`HELD_READS_MAX`].
     held_reads: VecDeque<u64>,
+    /// Proposals of others that came while nobody took any.
+    held_proposals: handover::HeldProposals,
     writes: ready::Writes,
     applying: ready::Applying,
 }
@@ -179,6 +182,7 @@ impl Member {
             election_timeout: 0,
             campaign: sole_voter,
             held_reads: VecDeque::new(),
+            held_proposals: handover::HeldProposals::default(),
             writes: ready::Writes::new(&recovered.hard_state),
             applying: ready::Applying::new(applied),
         };
@@ -325,7 +329,9 @@ impl Member {
             return;
         }
         if message.get_msg_type() == MessageType::MsgPropose {
-            self.propose(message);
+            if let Some(message) = self.hold_proposal(message) {
+                self.propose(message);
+            }
             return;
         }
         if let Err(error) = self.node.step(message) {

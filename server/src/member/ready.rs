@@ -152,6 +152,7 @@ impl Member {
     pub(crate) fn actions(&mut self, actions: &mut Actions) {
         self.campaign_when_all_is_applied();
         self.release_held_reads();
+        self.release_held_proposals();
         while self.node.has_ready() {
             let ready = self.node.ready();
             self.handle_ready(ready, actions);

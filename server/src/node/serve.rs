@@ -95,12 +95,14 @@ pub async fn run(
         keepalive_interval: config.grpc_keepalive_interval,
         keepalive_timeout: config.grpc_keepalive_timeout,
     };
-    let hub = node.hub.clone();
+    let (hub, transfer) = (node.hub.clone(), node.transfer());
     let stopper = tokio::spawn(async move {
         tokio::select! {
             () = shutdown => {}
             _ = is_removed.wait_for(|removed| *removed) => {}
         }
+        // As long as clients are served here: what they write goes to the next leader.
+        transfer.before_stop().await;
         // Streams that never end by themselves would hold the drain up.
         hub.stop();
         stop.send_replace(true);

@@ -13,6 +13,7 @@ use crate::apply::State;
 use crate::config::Config;
 use crate::primary::Primary;
 use crate::reconfigure::Reconfigurer;
+use crate::transfer::Transfer;
 
 impl Node {
     pub(super) fn reconfigurer(&self, config: &Config) -> Reconfigurer {
@@ -23,6 +24,16 @@ impl Node {
             membership: self.state.membership.clone(),
             peers: self.peers.clone(),
             is_strict: config.strict_reconfig_check,
+        }
+    }
+
+    pub(super) fn transfer(&self) -> Transfer {
+        Transfer {
+            id: self.id,
+            member: self.member.clone(),
+            membership: self.state.membership.clone(),
+            peers: self.peers.clone(),
+            proposer: self.proposer.clone(),
         }
     }
 
@@ -92,6 +103,7 @@ impl Node {
                 quota: self.space.quota.clone(),
                 defragmenting: Arc::new(Mutex::new(())),
                 compacted: self.compacted.clone(),
+                transfer: self.transfer(),
                 stopping,
                 snapshots: SnapshotSlots::default(),
             },

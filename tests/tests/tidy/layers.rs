@@ -7,7 +7,7 @@ const ORDER: [&[&str]; 11] = [
     &["main"],
     &["node", "command"],
     &["api", "compactor", "corruption", "import"],
-    &["reconfigure", "primary"],
+    &["reconfigure", "primary", "transfer"],
     &["propose", "read", "quota"],
     &["member", "peer", "apply"],
     &["snapshot"],
