@@ -138,15 +138,20 @@ impl DataDir {
     ///
     /// [`DataDirError::Io`].
     pub fn resume(&self) -> Result<(), DataDirError> {
-        let (member, fresh) = (self.root.join(MEMBER), self.root.join(MEMBER_NEW));
-        // The identity is written last: where it is, all of the rest is durable.
-        let is_whole = fresh.join(IDENTITY).exists();
-        if !member.exists() && self.root.join(MEMBER_ETCD).exists() && is_whole {
-            fs::rename(&fresh, &member)
-                .map_err(|error| DataDirError::io("rename", &fresh, error))?;
-            sync_directory(&self.root)?;
+        if !self.is_between_names() {
+            return Ok(());
         }
-        Ok(())
+        let (member, fresh) = (self.root.join(MEMBER), self.root.join(MEMBER_NEW));
+        fs::rename(&fresh, &member).map_err(|error| DataDirError::io("rename", &fresh, error))?;
+        sync_directory(&self.root)
+    }
+
+    /// Whether a crash has cut off the second step of taking etcd's place.
+    pub fn is_between_names(&self) -> bool {
+        // The identity is written last: where it is, all of the rest is durable.
+        let is_whole = self.root.join(MEMBER_NEW).join(IDENTITY).exists();
+        let exists = |name| self.root.join(name).exists();
+        !exists(MEMBER) && exists(MEMBER_ETCD) && is_whole
     }
 
     /// Makes a new member: `fill` writes the beginning of its log, and its state if it has one

@@ -20,7 +20,7 @@ pub(super) fn command() -> Command {
     let directory = Arg::new(DIRECTORY).value_name("data-dir").required(true);
     let log = Arg::new(WAL_DIR).long(WAL_DIR);
     Command::new(NAME)
-        .about("Reads all of a data directory and tells whether it is sound; changes nothing")
+        .about("Reads all of a data directory and tells whether it is sound")
         .arg(directory)
         .arg(log.help("Directory of the log, if the member was started with one"))
 }
@@ -43,6 +43,11 @@ fn check(directory: &Path, wal_dir: Option<&Path>) -> Result<String, Box<dyn std
     }
     let data_dir = DataDir::lock(directory)?;
     let identity = match data_dir.content()? {
+        Content::Nothing if data_dir.is_between_names() => {
+            let text = "a crash has cut off the last step of taking over etcd's data; the next \
+                        start does it";
+            return Err(text.into());
+        }
         Content::Member(identity) => identity,
         Content::Etcd(member) => {
             let text = format!(

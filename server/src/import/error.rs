@@ -22,6 +22,9 @@ pub enum ImportError {
         /// What is wrong.
         reason: String,
     },
+    /// etcd has the database open.
+    #[error("{} is in use: etcd is still running on it; stop etcd first", .0.display())]
+    Running(PathBuf),
     /// The log is not sound.
     #[error("etcd's log cannot be taken over: {0}; restore the member from a snapshot")]
     Wal(#[from] WalError),
@@ -86,8 +89,8 @@ pub enum ImportError {
     Stranger(MemberId),
     /// `--wal-dir` holds etcd's log.
     #[error(
-        "{} holds the log of etcd, and Trilith's own cannot lie in the same place; start without \
-         --wal-dir or with an empty one, after moving etcd's files to {}", found.display(),
+        "--wal-dir {} holds the log of etcd, and Trilith's own cannot lie in the same place; start \
+         without --wal-dir or with an empty one, and with etcd's files in {}", found.display(),
         wanted.display()
     )]
     WalDir {

@@ -1,6 +1,10 @@
 //! The directory of a member that etcd, or `etcdutl snapshot restore`, has left.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
 
 use super::database::{Bump, Database, Members};
 use super::error::ImportError;
@@ -16,6 +20,8 @@ use crate::storage::{Backend, BackendOptions};
 pub struct EtcdMember {
     database: Database,
     survey: Survey,
+    /// Keeps etcd from starting on the database meanwhile.
+    _lock: Option<File>,
 }
 
 impl EtcdMember {
@@ -33,6 +39,7 @@ impl EtcdMember {
                 wanted: wal,
             });
         }
+        let lock = lock(&directory.join(SNAP).join(DATABASE))?;
         let wal = Wal::open(&wal)?;
         let database = open_database(&directory.join(SNAP), &wal)?;
         let survey = survey::survey(wal, database.applied()?)?;
@@ -43,7 +50,11 @@ impl EtcdMember {
         if database.applied()?.0.get() > 0 && !database.is_member(id)? {
             return Err(ImportError::Stranger(id));
         }
-        Ok(Self { database, survey })
+        Ok(Self {
+            database,
+            survey,
+            _lock: lock,
+        })
     }
 
     /// Whose directory it is.
@@ -83,6 +94,24 @@ impl EtcdMember {
         self.survey.entries(|entry| Ok(kept.push(entry)?))?;
         kept.finish(&self.survey.hard_state)?;
         Ok(())
+    }
+}
+
+/// Takes the lock that etcd holds on its database for as long as it runs; `None` without one.
+fn lock(path: &Path) -> Result<Option<File>, ImportError> {
+    let refused = |error| ImportError::File {
+        path: path.to_path_buf(),
+        error,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(refused(error)),
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ImportError::Running(path.to_path_buf())),
+        Err(error) => Err(refused(error.into())),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::cluster::Identity;
 use crate::cluster::bootstrap::Bootstrap;
 use crate::cluster::datadir::{DataDir, sync_directory};
 use crate::ids::{Index, MemberId, Term};
-use crate::member::{ConfState, KeptLog};
+use crate::member::{ConfState, KeptLog, MemberLog};
 use crate::mvcc::Fields;
 use crate::progress::{Audience, Progress};
 use crate::storage::{Backend, BackendOptions};
@@ -173,7 +173,7 @@ impl SnapshotFile {
             }
             let log = how.wal_dir.unwrap_or(&fresh.log);
             if let Some(elsewhere) = how.wal_dir {
-                fs::create_dir_all(elsewhere).map_err(|error| file_error(elsewhere, error))?;
+                make_durably(elsewhere)?;
             }
             KeptLog::begin(log, applied, true)?.finish(&hard_state)?;
             Ok::<_, ImportError>(sync_directory(log)?)
@@ -211,20 +211,36 @@ impl SnapshotFile {
     }
 }
 
-/// Whether nothing is where the member is to be made.
+/// Whether nothing is where the member is to be made. What an earlier try has left is cleared away.
 fn is_free(how: &Restore<'_>) -> Result<(), ImportError> {
+    let mut was_begun = false;
     if how.data_dir.exists() {
-        let mut names =
-            fs::read_dir(how.data_dir).map_err(|error| file_error(how.data_dir, error))?;
-        // What an earlier try has left is cleared away.
-        let is_ours = |name: &fs::DirEntry| name.file_name() == "member.new";
-        if names.any(|name| !name.is_ok_and(|name| is_ours(&name))) {
-            return Err(ImportError::NotEmpty(how.data_dir.to_path_buf()));
+        let names = fs::read_dir(how.data_dir).map_err(|error| file_error(how.data_dir, error))?;
+        for name in names {
+            let name = name.map_err(|error| file_error(how.data_dir, error))?;
+            if name.file_name() != "member.new" {
+                return Err(ImportError::NotEmpty(how.data_dir.to_path_buf()));
+            }
+            was_begun = true;
         }
     }
-    match how.wal_dir {
-        Some(wal_dir) if wal_dir.exists() => Err(ImportError::WalDirExists(wal_dir.to_path_buf())),
-        _ => Ok(()),
+    match how.wal_dir.filter(|wal_dir| wal_dir.exists()) {
+        // Nobody has started on it: it is the log of the member that was only begun.
+        Some(wal_dir) if was_begun && MemberLog::is_unused(wal_dir) => {
+            fs::remove_dir_all(wal_dir).map_err(|error| file_error(wal_dir, error))
+        }
+        Some(wal_dir) => Err(ImportError::WalDirExists(wal_dir.to_path_buf())),
+        None => Ok(()),
+    }
+}
+
+fn make_durably(directory: &Path) -> Result<(), ImportError> {
+    fs::create_dir_all(directory).map_err(|error| file_error(directory, error))?;
+    let whole = directory.canonicalize();
+    let whole = whole.map_err(|error| file_error(directory, error))?;
+    match whole.parent() {
+        Some(parent) => Ok(sync_directory(parent)?),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use raft::eraftpb::HardState;
 use trilith_proto::raftpb;
 
 use super::driver::StartError;
+use super::entry::entry_bytes;
 use super::log::{Base, EngineLog, Log, LogError, LogWrite};
 use super::wire::{self, WireError};
 use crate::ids::{Index, Term};
@@ -47,8 +48,8 @@ impl KeptLog {
     ///
     /// [`KeptLogError::Entry`] for one that etcd never writes, or a failed write.
     pub fn push(&mut self, entry: raftpb::Entry) -> Result<(), KeptLogError> {
-        self.bytes += entry.data.len();
         let entry = wire::entry_from_log(entry)?;
+        self.bytes += entry_bytes(&entry);
         self.waiting.absorb(LogWrite {
             entries: vec![entry],
             ..LogWrite::default()

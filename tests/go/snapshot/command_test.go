@@ -117,6 +117,38 @@ func TestRestoreMakesAMemberLikeEtcdutl(t *testing.T) {
 	}
 }
 
+// A log elsewhere is made with the member, and one that was only begun does not stand in the way.
+func TestRestorePutsTheLogWhereItIsTold(t *testing.T) {
+	trilith := skipWithoutCommands(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	source := cluster.Start(t, cluster.Subject(t), cluster.Options{})
+	client := connect(t, source)
+	from := history{client, ctx, t}.make()
+	before, path := view(t, ctx, client, from), save(t, source)
+	folder, log := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "deep", "log")
+	arguments := []string{"snapshot", "restore", path, "--data-dir=" + folder, "--wal-dir=" + log,
+		"--name=one", "--initial-cluster=one=http://127.0.0.1:2380",
+		"--initial-advertise-peer-urls=http://127.0.0.1:2380"}
+	if done := runPath(t, trilith, arguments...); done.code != 0 {
+		t.Fatalf("%+v", done)
+	}
+	if again := runPath(t, trilith, arguments...); again.code == 0 {
+		t.Errorf("a member is made over another: %+v", again)
+	}
+	// As a crash would leave it that came before the member got its name.
+	if err := os.Rename(filepath.Join(folder, "member"), filepath.Join(folder, "member.new")); err != nil {
+		t.Fatal(err)
+	}
+	if done := runPath(t, trilith, arguments...); done.code != 0 {
+		t.Fatalf("%+v", done)
+	}
+	member := cluster.Start(t, cluster.Subject(t), cluster.Options{
+		DataDir: folder, Args: []string{"--wal-dir=" + log},
+	})
+	sameView(t, before, view(t, ctx, connect(t, member), from))
+}
+
 func TestRestoreRefusesWhatEtcdutlRefuses(t *testing.T) {
 	trilith := skipWithoutCommands(t)
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})

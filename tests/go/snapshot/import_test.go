@@ -259,18 +259,15 @@ func keys(files map[string]string) map[string]int {
 	return sizes
 }
 
-// etcd cannot start on a directory that was taken over: it finds no member in it but ours.
-func TestEtcdDoesNotGoOnWithItsOldVote(t *testing.T) {
+// A directory that etcd is running on is left alone: both would go on under one name.
+func TestADirectoryThatEtcdRunsOnIsNotTakenOver(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	etcd, before, compacted := etcdWithHistory(t, ctx)
-	etcd.Kill()
-	subject := takeOver(t, ctx, etcd.DataDir, before, compacted)
-	subject.Kill()
-	for _, name := range []string{"snap", "wal"} {
-		path := filepath.Join(etcd.DataDir, "member", name)
-		if _, err := os.Stat(path); !os.IsNotExist(err) {
-			t.Errorf("%s: %v", path, fmt.Sprint(err))
-		}
+	if log := refused(t, etcd.DataDir); !strings.Contains(log, "etcd is still running on it") {
+		t.Errorf("it is not said why:\n%s", log)
 	}
+	sameView(t, before, view(t, ctx, connect(t, etcd), compacted))
+	etcd.Kill()
+	takeOver(t, ctx, etcd.DataDir, before, compacted)
 }
