@@ -202,7 +202,7 @@ impl Primary {
         let asked = tokio::select! {
             asked = self.peers.ask(leader, request, self.proposer.timeout()) => asked,
             // It may hang, and would keep the request waiting for nothing.
-            () = self.proposer.led_by(|by| by != leader) => return Ok(None),
+            _ = self.proposer.led_by(|by| by != leader) => return Ok(None),
         };
         let answer = match asked {
             Ok(answer) => answer,

@@ -154,13 +154,14 @@ impl Proposer {
         Duration::from_secs(5) + 2 * self.shared.election_timeout
     }
 
-    /// Returns once somebody leads who `fits`; never, if the server stops before.
-    pub async fn led_by(&self, fits: impl Fn(MemberId) -> bool) {
+    /// Returns who leads once it is somebody who `fits`; never, if the server stops before.
+    pub async fn led_by(&self, fits: impl Fn(MemberId) -> bool) -> MemberId {
         let mut led = self.shared.leader.clone();
-        let found = led.wait_for(|led| led.by.is_some_and(&fits)).await.is_ok();
-        if !found {
+        let found = led.wait_for(|led| led.by.is_some_and(&fits)).await;
+        match found.map(|led| led.by) {
+            Ok(Some(leader)) => leader,
             // The sender is gone with the member; whoever waits is dropped soon.
-            std::future::pending().await
+            _ => std::future::pending().await,
         }
     }
 

@@ -32,8 +32,20 @@ impl Transfer {
     /// When this member does not lead, `target` has no vote, or does not lead in time.
     pub async fn to(&self, target: MemberId) -> Result<(), RequestError> {
         let begun = Instant::now();
-        let leader = self.member.status().leader();
-        if leader != Some(self.id) {
+        self.begin(target)?;
+        if target == self.id {
+            return Ok(());
+        }
+        let moved = self.proposer.led_by(|leader| leader == target);
+        let in_time = tokio::time::timeout(self.proposer.timeout(), moved).await;
+        in_time.map_err(|_elapsed| RequestError::LeaderTransferTimeout)?;
+        self.tell_end(target, begun);
+        Ok(())
+    }
+
+    /// Asks raft to let `target` lead.
+    fn begin(&self, target: MemberId) -> Result<(), RequestError> {
+        if self.member.status().leader() != Some(self.id) {
             return Err(RequestError::NotLeader);
         }
         let table = self.membership.table();
@@ -49,18 +61,17 @@ impl Transfer {
             "transferee-member-id" = %target,
             "leadership transfer starting"
         );
-        self.member.transfer_leader(target).map_err(refused)?;
-        let moved = self.proposer.led_by(|leader| leader == target);
-        let in_time = tokio::time::timeout(self.proposer.timeout(), moved).await;
-        in_time.map_err(|_elapsed| RequestError::LeaderTransferTimeout)?;
+        self.member.transfer_leader(target).map_err(refused)
+    }
+
+    fn tell_end(&self, leader: MemberId, begun: Instant) {
         tracing::info!(
             "local-member-id" = %self.id,
             "old-leader-member-id" = %self.id,
-            "new-leader-member-id" = %target,
+            "new-leader-member-id" = %leader,
             "took" = ?begun.elapsed(),
             "leadership transfer finished"
         );
-        Ok(())
     }
 
     /// Before this member stops: lets the voter lead that has been reachable for longest, if this
@@ -95,13 +106,19 @@ impl Transfer {
     ) -> Result<(), RequestError> {
         let reachable = voters.filter_map(|id| Some((self.peers.active_since(id)?, id)));
         let (_, target) = reachable.min().ok_or(RequestError::Unhealthy)?;
+        let begun = Instant::now();
+        self.begin(target)?;
         tokio::select! {
-            biased;
-            moved = self.to(target) => moved,
             // Somebody else may have been faster.
-            () = self.proposer.led_by(|leader| leader != self.id) => Ok(()),
+            leader = self.proposer.led_by(|leader| leader != self.id) => {
+                self.tell_end(leader, begun);
+                Ok(())
+            }
             // When a whole cluster stops, nobody is left to wait for.
             () = self.lost(target) => Err(RequestError::Unhealthy),
+            () = tokio::time::sleep(self.proposer.timeout()) => {
+                Err(RequestError::LeaderTransferTimeout)
+            }
         }
     }
 

@@ -75,6 +75,11 @@ impl HeaderSource {
         self.member.status().is_learner
     }
 
+    /// The cluster it belongs to.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.cluster_id
+    }
+
     /// The member that answers.
     pub fn member_id(&self) -> MemberId {
         self.member_id

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::lease_endpoints;
+use super::state_endpoints::{Asked, DOWNGRADE_PATH, HASH_PATH};
 use crate::apply::State;
 use crate::cluster::SERVER_VERSION;
 use crate::error::RequestError;
@@ -31,8 +32,10 @@ pub(super) fn endpoints(
     state: &State,
     reconfigurer: Reconfigurer,
     primary: Primary,
+    asked: Asked,
     runtime: Handle,
 ) -> Endpoints {
+    let hashed = asked.clone();
     let state = state.clone();
     let renewing = primary.clone();
     Endpoints::new(runtime)
@@ -48,6 +51,20 @@ pub(super) fn endpoints(
             Arc::new(move |request| {
                 let reconfigurer = reconfigurer.clone();
                 Box::pin(async move { promote(&reconfigurer, &request).await })
+            }),
+        )
+        .on(
+            HASH_PATH,
+            Arc::new(move |request| {
+                let asked = hashed.clone();
+                Box::pin(async move { asked.hash_kv(&request).await })
+            }),
+        )
+        .on(
+            DOWNGRADE_PATH,
+            Arc::new(move |request| {
+                let asked = asked.clone();
+                Box::pin(async move { asked.downgrade_enabled(&request).await })
             }),
         )
         .on(

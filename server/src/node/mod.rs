@@ -14,6 +14,7 @@ mod publish;
 mod serve;
 mod sink;
 mod snapshots;
+mod state_endpoints;
 mod without_room;
 
 pub use error::NodeError;

@@ -80,21 +80,13 @@ pub async fn run(
         &node.state,
         node.reconfigurer(&config),
         node.primary(),
+        node.asked(),
         Handle::current(),
     );
     let serve_peers = peer::serve(peer_listeners, node.peers.clone(), endpoints);
     peer_runtime.handle().spawn(serve_peers);
     let (stop, stopping) = watch::channel(false);
     let mut tasks = node.spawn_tasks(&config);
-    let settings = ConnectionSettings {
-        request_bytes_max: config.max_request_bytes,
-        warn_after: config.warning_unary_request_duration,
-        election_timeout: config.election_timeout,
-        concurrent_streams_max: config.max_concurrent_streams,
-        ping_min_time: config.grpc_keepalive_min_time,
-        keepalive_interval: config.grpc_keepalive_interval,
-        keepalive_timeout: config.grpc_keepalive_timeout,
-    };
     let (hub, transfer) = (node.hub.clone(), node.transfer());
     let stopper = tokio::spawn(async move {
         tokio::select! {
@@ -110,7 +102,7 @@ pub async fn run(
     crate::api::serve(
         listeners,
         node.services(&config, stopping.clone()),
-        settings,
+        connection_settings(&config),
         stopping,
     )
     .await;
@@ -138,6 +130,18 @@ fn listen(config: &Config, urls: &[MemberUrl], what: &str) -> Result<Vec<TcpList
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+fn connection_settings(config: &Config) -> ConnectionSettings {
+    ConnectionSettings {
+        request_bytes_max: config.max_request_bytes,
+        warn_after: config.warning_unary_request_duration,
+        election_timeout: config.election_timeout,
+        concurrent_streams_max: config.max_concurrent_streams,
+        ping_min_time: config.grpc_keepalive_min_time,
+        keepalive_interval: config.grpc_keepalive_interval,
+        keepalive_timeout: config.grpc_keepalive_timeout,
+    }
 }
 
 /// A running member.
@@ -349,6 +353,7 @@ impl Node {
             self.member.clone(),
             self.id,
             self.state.membership.clone(),
+            self.peers.clone(),
         ));
         tasks
     }

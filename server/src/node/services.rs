@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
+use super::super::state_endpoints::Asked;
 use super::Node;
 use crate::api::{
     ClusterService, KvService, LeaseService, MaintenanceService, Services, SnapshotSlots,
@@ -34,6 +35,15 @@ impl Node {
             membership: self.state.membership.clone(),
             peers: self.peers.clone(),
             proposer: self.proposer.clone(),
+        }
+    }
+
+    pub(super) fn asked(&self) -> Asked {
+        Asked {
+            cluster_id: self.header.cluster_id(),
+            store: self.state.store.clone(),
+            membership: self.state.membership.clone(),
+            reader: self.reader.clone(),
         }
     }
 

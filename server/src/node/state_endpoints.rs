@@ -1,0 +1,171 @@
+//! What members ask about each other's state: its hash, and whether a downgrade is under way.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Membership;
+use crate::ids::{ClusterId, Revision};
+use crate::mvcc::{MvccError, Store};
+use crate::peer;
+use crate::read::Reader;
+
+/// The part of the state that is asked about.
+#[derive(Clone)]
+pub(super) struct Asked {
+    /// Named in every answer.
+    pub(super) cluster_id: ClusterId,
+    /// What is hashed.
+    pub(super) store: Store,
+    /// Has the downgrade job.
+    pub(super) membership: Membership,
+    /// Confirms what it says.
+    pub(super) reader: Reader,
+}
+
+#[derive(Deserialize)]
+struct HashQuestion {
+    /// None is 0, the current one.
+    revision: Option<i64>,
+}
+
+/// As Go writes `HashKVResponse`: what is zero is left out.
+#[derive(Serialize)]
+struct HashAnswer {
+    header: Header,
+    #[serde(skip_serializing_if = "is_zero")]
+    hash: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    compact_revision: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    hash_revision: i64,
+}
+
+#[derive(Serialize)]
+struct Header {
+    #[serde(skip_serializing_if = "is_zero")]
+    revision: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+impl Asked {
+    /// The hash at a revision, by which members find out whether their data are the same.
+    pub(super) async fn hash_kv(&self, request: &Request<Bytes>) -> Response<Bytes> {
+        if request.method() != Method::GET {
+            return only_get();
+        }
+        let theirs = request.headers().get(CLUSTER_ID).map(HeaderValue::as_bytes);
+        let own = self.cluster_id.to_string();
+        if theirs.is_some_and(|theirs| !theirs.is_empty() && theirs != own.as_bytes()) {
+            return peer::error(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch");
+        }
+        // Go takes a null for an empty question.
+        let Ok(question) = serde_json::from_slice::<Option<HashQuestion>>(request.body()) else {
+            return peer::error(StatusCode::BAD_REQUEST, "error unmarshalling request");
+        };
+        let revision = question.and_then(|question| question.revision);
+        let revision = Revision::new(revision.unwrap_or_default());
+        let store = self.store.clone();
+        let hashed = tokio::task::spawn_blocking(move || store.hash_kv(revision)).await;
+        let hashed = match hashed {
+            Ok(Ok(hashed)) => hashed,
+            Ok(Err(error)) => {
+                tracing::warn!("requested-revision" = %revision, %error, "failed to get hashKV");
+                return peer::error(StatusCode::BAD_REQUEST, &text(&error));
+            }
+            Err(_canceled) => {
+                return peer::error(StatusCode::INTERNAL_SERVER_ERROR, "the server stops");
+            }
+        };
+        let answer = HashAnswer {
+            header: Header {
+                revision: hashed.current_revision.get(),
+            },
+            hash: hashed.hash.into(),
+            compact_revision: hashed.compact_revision.get(),
+            hash_revision: hashed.revision.get(),
+        };
+        let json = serde_json::to_vec(&answer).expect("numbers make JSON");
+        self.answer(json.into(), "application/json")
+    }
+
+    /// Whether a downgrade is under way, which a member asks that wants to join.
+    pub(super) async fn downgrade_enabled(&self, request: &Request<Bytes>) -> Response<Bytes> {
+        if request.method() != Method::GET {
+            return only_get();
+        }
+        if let Err(error) = self.reader.linearizable().await {
+            let text = format!("failed linearized read: {error}");
+            return peer::error(StatusCode::INTERNAL_SERVER_ERROR, &text);
+        }
+        let enabled = self.membership.table().downgrade().enabled.to_string();
+        self.answer(enabled.into(), "text/plain")
+    }
+
+    fn answer(&self, body: Bytes, content_type: &'static str) -> Response<Bytes> {
+        let mut answer = Response::new(body);
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        let cluster_id = HeaderValue::try_from(self.cluster_id.to_string());
+        headers.insert(
+            CLUSTER_ID,
+            cluster_id.expect("an id is written in hexadecimal"),
+        );
+        answer
+    }
+}
+
+fn only_get() -> Response<Bytes> {
+    let mut answer = peer::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    answer
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET"));
+    answer
+}
+
+/// What etcd says to members, which is not what it says to clients.
+fn text(error: &MvccError) -> String {
+    match error {
+        MvccError::Compacted { .. } => "mvcc: required revision has been compacted".to_owned(),
+        MvccError::FutureRevision { .. } => {
+            "mvcc: required revision is a future revision".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Where the hash is asked for.
+pub(super) const HASH_PATH: &str = "/members/hashkv";
+
+/// Where the downgrade is asked for.
+pub(super) const DOWNGRADE_PATH: &str = "/downgrade/enabled";
+
+const CLUSTER_ID: &str = "x-etcd-cluster-id";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_written_as_go_writes_it() {
+        let json = |hash, compact_revision, revision| {
+            let answer = HashAnswer {
+                header: Header { revision },
+                hash,
+                compact_revision,
+                hash_revision: 5,
+            };
+            serde_json::to_string(&answer).expect("numbers make JSON")
+        };
+        let (header, hash) = (r#""header":{"revision":7}"#, r#""hash":4294967295"#);
+        let rest = r#""compact_revision":-1,"hash_revision":5"#;
+        let whole = format!("{{{header},{hash},{rest}}}");
+        assert_eq!(json(i64::from(u32::MAX), -1, 7), whole);
+        assert_eq!(json(0, 0, 0), r#"{"header":{},"hash_revision":5}"#);
+    }
+}
