@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::member_table::{Change, Member};
+use super::member_table::{Change, Member, MemberTable};
 use super::version::DowngradeInfo;
 use crate::ids::MemberId;
 
@@ -68,6 +68,14 @@ pub(super) fn decode_downgrade(json: &[u8]) -> Result<DowngradeInfo, serde_json:
         target_version: row.target_version,
         enabled: row.enabled,
     })
+}
+
+impl MemberTable {
+    /// The members as etcd lists them to one that joins: a line of JSON.
+    pub fn to_json(&self) -> String {
+        let members: Vec<&Member> = self.members().collect();
+        go_json(&members) + "\n"
+    }
 }
 
 impl Change {

@@ -11,11 +11,11 @@ use tokio::runtime::Handle;
 use super::lease_endpoints;
 use super::state_endpoints::{Asked, DOWNGRADE_PATH, HASH_PATH};
 use crate::apply::State;
-use crate::cluster::SERVER_VERSION;
+use crate::cluster::{Membership, SERVER_VERSION};
 use crate::error::RequestError;
-use crate::ids::MemberId;
+use crate::ids::{ClusterId, MemberId};
 use crate::mvcc;
-use crate::peer::{self, Endpoints};
+use crate::peer::{self, CLUSTER_ID, Endpoints};
 use crate::primary::{Primary, RENEW_PATH, TIME_TO_LIVE_PATH};
 use crate::reconfigure::{PROMOTE_PATH, Reconfigurer};
 
@@ -37,12 +37,20 @@ pub(super) fn endpoints(
 ) -> Endpoints {
     let hashed = asked.clone();
     let state = state.clone();
+    let listed = asked.clone();
     let renewing = primary.clone();
     Endpoints::new(runtime)
         .on(
             "/version",
             Arc::new(move |request| {
                 let answer = version(&state, &request);
+                Box::pin(async move { answer })
+            }),
+        )
+        .on(
+            "/members",
+            Arc::new(move |request| {
+                let answer = members(&listed.membership, listed.cluster_id, &request);
                 Box::pin(async move { answer })
             }),
         )
@@ -81,6 +89,21 @@ pub(super) fn endpoints(
                 Box::pin(async move { lease_endpoints::time_to_live(&primary, &request).await })
             }),
         )
+}
+
+/// By this, a member that joins finds its id and its cluster's.
+fn members(
+    membership: &Membership,
+    cluster_id: ClusterId,
+    request: &Request<Bytes>,
+) -> Response<Bytes> {
+    if request.method() != Method::GET {
+        return not_allowed("GET");
+    }
+    let mut answer = json_text(membership.table().to_json());
+    let id = HeaderValue::try_from(cluster_id.to_string()).expect("hexadecimal fits a header");
+    answer.headers_mut().insert(CLUSTER_ID, id);
+    answer
 }
 
 /// By this, a member that does not lead has a learner promoted.
@@ -139,7 +162,10 @@ fn not_allowed(allowed: &'static str) -> Response<Bytes> {
 }
 
 fn json(value: &impl Serialize) -> Response<Bytes> {
-    let json = serde_json::to_vec(value).expect("texts, numbers and lists make JSON");
+    json_text(serde_json::to_string(value).expect("texts, numbers and lists make JSON"))
+}
+
+fn json_text(json: String) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::from(json));
     let content_type = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, content_type);

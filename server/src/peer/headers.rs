@@ -8,7 +8,8 @@ use crate::ids::{ClusterId, MemberId};
 pub(super) const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
 pub(super) const SERVER_VERSION_HEADER: HeaderName = HeaderName::from_static("x-server-version");
 const MIN_CLUSTER_VERSION_HEADER: HeaderName = HeaderName::from_static("x-min-cluster-version");
-pub(super) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
+/// The cluster that a request or an answer belongs to.
+pub const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 pub(super) const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
 

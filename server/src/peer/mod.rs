@@ -39,6 +39,7 @@ use self::headers::Introduction;
 use self::link::{Kinship, Peer};
 use crate::ids::{ClusterId, MemberId};
 
+pub use self::headers::CLUSTER_ID;
 pub use self::listener::serve;
 pub use self::routes::{Endpoints, Handler, error};
 pub use ask::AskError;

@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -168,5 +170,64 @@ func TestARemovedMemberStopsAndStaysOut(t *testing.T) {
 	left, err := pb.NewClusterClient(leader.Dial()).MemberList(ctx, &pb.MemberListRequest{})
 	if err != nil || len(left.Members) != 2 {
 		t.Errorf("%v %v", left, err)
+	}
+}
+
+// A member that joins asks who the members are, and finds its own id and its cluster's.
+func TestMembersAreListedToOneThatJoins(t *testing.T) {
+	var listed [2]string
+	for at, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
+		group := cluster.StartGroup(t, cluster.Three(program)...)
+		list, err := pb.NewClusterClient(group.Dial()).MemberList(context20s(t), &pb.MemberListRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.Get(group.PeerURL(0) + "/members")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := fmt.Sprintf("%x", list.Header.ClusterId)
+		text := strings.ReplaceAll(string(body)+answer.Header.Get("X-Etcd-Cluster-ID"), id, "cluster")
+		for _, member := range list.Members {
+			text = strings.ReplaceAll(text, fmt.Sprint(member.ID), "id of "+member.Name)
+			text = strings.ReplaceAll(text, member.PeerURLs[0], "peer")
+			text = strings.ReplaceAll(text, member.ClientURLs[0], "client")
+		}
+		// The order is that of the ids, which are other ones in each cluster.
+		lines := strings.Split(text, "},{")
+		if len(lines) != 3 || !strings.HasSuffix(text, "]\ncluster") {
+			t.Errorf("%s: %s", program.Name, text)
+		}
+		text = strings.NewReplacer("member0", "name", "member1", "name", "member2", "name").Replace(text)
+		listed[at] = fmt.Sprint(answer.StatusCode, answer.Header.Get("Content-Type"), text)
+	}
+	if listed[0] != listed[1] {
+		t.Errorf("etcd lists\n%s\nTrilith\n%s", listed[0], listed[1])
+	}
+}
+
+// A member of etcd's joins a cluster of ours, which sends it the whole state or the log.
+func TestAMemberOfEtcdsJoins(t *testing.T) {
+	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
+	put(t, group.Dial(), "before", "it joins")
+	api := pb.NewClusterClient(group.Leader().Dial())
+	joiner := group.Joiner(cluster.Reference(t))
+	_, err := whileUnhealthy(func() (*pb.MemberAddResponse, error) {
+		return api.MemberAdd(context20s(t), &pb.MemberAddRequest{PeerURLs: []string{group.PeerURL(3)}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := joiner.Run(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, joiner.Dial(), "before", "it joins")
+	if err := group.SameHashes(context20s(t)); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -36,22 +36,39 @@ func NewGroup(t testing.TB, programs ...Program) *Group {
 		initial = append(initial, fmt.Sprintf("%s=%s", memberName(i), peer))
 	}
 	for i, program := range programs {
-		member := prepare(t, program, Options{})
-		member.args = []string{
-			"--name=" + memberName(i),
-			"--data-dir=" + member.DataDir,
-			"--listen-client-urls=http://" + member.Client,
-			"--advertise-client-urls=http://" + member.Client,
-			"--listen-peer-urls=" + group.peers[i],
-			"--initial-advertise-peer-urls=" + group.peers[i],
-			"--initial-cluster=" + strings.Join(initial, ","),
-			"--initial-cluster-state=new",
-			"--initial-cluster-token=" + t.Name(),
-			"--log-level=warn",
-		}
-		group.Members = append(group.Members, member)
+		group.add(program, i, initial, "new")
 	}
 	return group
+}
+
+func (g *Group) add(program Program, i int, initial []string, state string) *Member {
+	member := prepare(g.t, program, Options{})
+	member.args = []string{
+		"--name=" + memberName(i),
+		"--data-dir=" + member.DataDir,
+		"--listen-client-urls=http://" + member.Client,
+		"--advertise-client-urls=http://" + member.Client,
+		"--listen-peer-urls=" + g.peers[i],
+		"--initial-advertise-peer-urls=" + g.peers[i],
+		"--initial-cluster=" + strings.Join(initial, ","),
+		"--initial-cluster-state=" + state,
+		"--initial-cluster-token=" + g.t.Name(),
+		"--log-level=warn",
+	}
+	g.Members = append(g.Members, member)
+	return member
+}
+
+// Joiner prepares one more member, for a cluster that runs already. It is to be started after
+// somebody has added its peer URL to the cluster.
+func (g *Group) Joiner(program Program) *Member {
+	g.t.Helper()
+	g.peers = append(g.peers, fmt.Sprintf("http://127.0.0.1:%d", FreePort(g.t)))
+	var initial []string
+	for i, peer := range g.peers {
+		initial = append(initial, fmt.Sprintf("%s=%s", memberName(i), peer))
+	}
+	return g.add(program, len(g.Members), initial, "existing")
 }
 
 // AddArgs gives every member more flags; they count from its next start on.
