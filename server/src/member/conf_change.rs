@@ -176,6 +176,12 @@ impl Member {
             tracing::info!("a configuration change was not taken");
             return;
         }
+        // Whoever heard that the one before is applied, be it from a member that was quicker, may
+        // ask for the next: an empty entry would let them wait for nothing.
+        if raft.has_pending_conf() && self.held_changes.len() < HELD_CHANGES_MAX {
+            self.held_changes.push_back(message);
+            return;
+        }
         let mut entries = message.take_entries().into_vec();
         for (index, entry) in (raft.raft_log.last_index() + 1..).zip(&mut entries) {
             if !is_change(entry) {
@@ -192,7 +198,24 @@ impl Member {
             raft.bcast_append();
         }
     }
+
+    /// Takes changes that waited for the one before them, once that is applied. Those of a member
+    /// that does not lead any more are dropped, as is what is proposed while leaders change.
+    pub(super) fn release_held_changes(&mut self) {
+        if self.node.raft.state != StateRole::Leader {
+            self.held_changes.clear();
+        }
+        while !self.node.raft.has_pending_conf() {
+            let Some(message) = self.held_changes.pop_front() else {
+                return;
+            };
+            self.propose(message);
+        }
+    }
 }
+
+/// Changes that wait for the one before them; beyond it they become empty entries, as in etcd.
+const HELD_CHANGES_MAX: usize = 16;
 
 fn is_change(entry: &eraftpb::Entry) -> bool {
     entry.get_entry_type() == eraftpb::EntryType::EntryConfChange

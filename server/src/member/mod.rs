@@ -68,6 +68,8 @@ pub(crate) struct Member {
     held_reads: VecDeque<u64>,
     /// Proposals of others that came while nobody took any.
     held_proposals: handover::HeldProposals,
+    /// Proposals with changes that wait until the one under way is applied.
+    held_changes: VecDeque<Message>,
     writes: ready::Writes,
     applying: ready::Applying,
 }
@@ -183,6 +185,7 @@ impl Member {
             campaign: sole_voter,
             held_reads: VecDeque::new(),
             held_proposals: handover::HeldProposals::default(),
+            held_changes: VecDeque::new(),
             writes: ready::Writes::new(&recovered.hard_state),
             applying: ready::Applying::new(applied),
         };

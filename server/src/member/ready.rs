@@ -290,6 +290,7 @@ impl Member {
         self.applying.applied(index);
         if index > self.node.raft.raft_log.applied {
             self.node.advance_apply_to(index);
+            self.release_held_changes();
         }
     }
 
