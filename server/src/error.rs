@@ -95,7 +95,23 @@ request_errors! {
     DowngradeInProgress, FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
     NoInflightDowngrade, FailedPrecondition, "etcdserver: no inflight downgrade job";
     AuthNotEnabled, FailedPrecondition, "etcdserver: authentication is not enabled";
+    RootUserNotExist, FailedPrecondition, "etcdserver: root user does not exist";
+    RootRoleNotExist, FailedPrecondition, "etcdserver: root user does not have root role";
+    UserAlreadyExist, FailedPrecondition, "etcdserver: user name already exists";
+    UserEmpty, InvalidArgument, "etcdserver: user name is empty";
+    UserNotFound, FailedPrecondition, "etcdserver: user name not found";
+    RoleAlreadyExist, FailedPrecondition, "etcdserver: role name already exists";
+    RoleNotFound, FailedPrecondition, "etcdserver: role name not found";
+    RoleEmpty, InvalidArgument, "etcdserver: role name is empty";
+    AuthFailed, InvalidArgument,
+        "etcdserver: authentication failed, invalid user ID or password";
+    PermissionNotGiven, InvalidArgument, "etcdserver: permission not given";
     PermissionDenied, PermissionDenied, "etcdserver: permission denied";
+    RoleNotGranted, FailedPrecondition, "etcdserver: role is not granted to the user";
+    PermissionNotGranted, FailedPrecondition,
+        "etcdserver: permission is not granted to the role";
+    InvalidAuthMgmt, InvalidArgument, "etcdserver: invalid auth management";
+    AuthOldRevision, InvalidArgument, "etcdserver: revision of auth store is old";
     NoLeader, Unavailable, "etcdserver: no leader";
     LeaderChanged, Unavailable, "etcdserver: leader changed";
     Stopped, Unavailable, "etcdserver: server stopped";

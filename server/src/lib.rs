@@ -27,6 +27,7 @@ pub mod peer;
 pub mod snapshot;
 
 pub mod alarm;
+pub mod auth;
 pub mod cluster;
 pub mod lease;
 pub mod mvcc;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::watch;
-use trilith_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use trilith_proto::etcdserverpb::InternalRaftRequest;
 
 use crate::apply::{Applied, Reply};
 use crate::error::RequestError;
@@ -81,7 +81,9 @@ impl Proposer {
         self
     }
 
-    /// Proposes `request`, with its header stamped here, and returns what its apply answered.
+    /// Proposes `request`, with its id stamped here, and returns what its apply answered.
+    ///
+    /// In whose name it stands, if in anybody's, its header says already.
     ///
     /// # Errors
     ///
@@ -99,10 +101,7 @@ impl Proposer {
             return Err(RequestError::TooManyRequests);
         }
         let id = shared.ids.next();
-        request.header = Some(RequestHeader {
-            id: id.get(),
-            ..RequestHeader::default()
-        });
+        request.header.get_or_insert_default().id = id.get();
         let data = request.encode_to_vec();
         if data.len() > shared.request_bytes_max {
             return Err(RequestError::RequestTooLarge);

@@ -18,18 +18,21 @@ use trilith_proto::server::lease_server::LeaseServer;
 use trilith_proto::server::maintenance_server::MaintenanceServer;
 use trilith_proto::server::watch_server::WatchServer;
 
+use super::authentication;
 use super::header::HeaderSource;
 use super::leader_loss::LeaderLoss;
 use super::list_body::with_held_body;
 use super::metadata;
 use super::status::{not_yet, status, with_grpc_go_refusal};
 use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchService};
+use crate::auth::AuthStore;
 use crate::limits::{GRPC_OVERHEAD_BYTES, GRPC_SEND_BYTES_MAX};
 
 /// All services of the client port.
 #[derive(Clone)]
 #[expect(missing_docs, reason = "each field is the service it is named after")]
 pub struct Services {
+    pub auth: AuthStore,
     pub kv: KvService,
     pub watch: WatchService,
     pub lease: LeaseService,
@@ -43,6 +46,7 @@ pub struct Services {
 pub(super) struct Dispatch {
     header: HeaderSource,
     leader_loss: LeaderLoss,
+    auth: AuthStore,
     warn_after: Duration,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
@@ -108,6 +112,7 @@ impl Dispatch {
         Self {
             leader_loss: LeaderLoss::look_out(services.kv.header.clone(), election_timeout),
             header: services.kv.header.clone(),
+            auth: services.auth.clone(),
             warn_after,
             kv: limited!(KvServer, services.kv),
             watch: limited!(WatchServer, services.watch),
@@ -145,6 +150,9 @@ impl Dispatch {
                 "malformed method name: {path:?}"
             )));
         };
+        if let Err(refused) = authentication::check(&self.auth, service, method) {
+            return refuse(refused);
+        }
         match service {
             "etcdserverpb.KV" if KV.contains(&method) => self.kv.clone().call(request),
             "etcdserverpb.Watch" if method == "Watch" => self.watch.clone().call(request),

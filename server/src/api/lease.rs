@@ -10,11 +10,13 @@ use tonic::{Request, Response, Status, Streaming};
 use trilith_proto::etcdserverpb as pb;
 use trilith_proto::server::lease_server::Lease;
 
+use super::authentication::CheckedRequests;
 use super::header::HeaderSource;
 use super::kv::unexpected;
 use super::space::SpaceGuard;
 use super::status::status;
 use crate::apply::Reply;
+use crate::auth::AuthStore;
 use crate::error::RequestError;
 use crate::ids::LeaseId;
 use crate::lease::Lessor;
@@ -25,6 +27,8 @@ use crate::quota;
 /// Serves `etcdserverpb.Lease`.
 #[derive(Clone)]
 pub struct LeaseService {
+    /// Tells whether anybody is served.
+    pub auth: AuthStore,
     /// Fills in headers.
     pub header: HeaderSource,
     /// Takes grants and revokes into the log.
@@ -82,7 +86,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<KeepAliveStream>, Status> {
-        let requests = request.into_inner();
+        let requests = CheckedRequests::new(request.into_inner(), &self.auth);
         let stream = KeepAliveStream {
             service: self.clone(),
             requests: Some(requests),
@@ -137,7 +141,7 @@ impl LeaseService {
 pub struct KeepAliveStream {
     service: LeaseService,
     /// `None` once the stream has ended.
-    requests: Option<Streaming<pb::LeaseKeepAliveRequest>>,
+    requests: Option<CheckedRequests<Streaming<pb::LeaseKeepAliveRequest>>>,
     /// A keep-alive that has to wait.
     slow: Option<BoxFuture<'static, Result<pb::LeaseKeepAliveResponse, RequestError>>>,
 }

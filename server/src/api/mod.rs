@@ -3,6 +3,7 @@
 //! A service takes a request apart, calls the layer below and puts the answer together; it holds no
 //! state but the streams of its connections. Only this module names tonic.
 
+mod authentication;
 mod cluster;
 mod dispatch;
 mod header;

@@ -3,17 +3,19 @@
 use trilith_proto::etcdserverpb::InternalRaftRequest;
 
 use super::reply::{Applied, Reply};
-use super::{Failure, Outcome, State, alarm, cluster, kv, lease, txn};
+use super::{Failure, Outcome, State, alarm, auth, cluster, kv, lease, txn};
+use crate::ids::Index;
 use crate::mvcc::Round;
 
 /// Applies `request` to the round. The outer error stops the member; the inner one is the answer.
 pub(super) fn dispatch(
     state: &State,
     round: &mut Round,
+    index: Index,
     request: &InternalRaftRequest,
     outcome: &mut Outcome,
 ) -> Result<Applied, Failure> {
-    match apply(state, round, request, outcome) {
+    match apply(state, round, index, request, outcome) {
         Ok(reply) => Ok(Ok(reply)),
         Err(Failure::Refused(error)) => Ok(Err(error)),
         Err(stop) => Err(stop),
@@ -23,9 +25,11 @@ pub(super) fn dispatch(
 fn apply(
     state: &State,
     round: &mut Round,
+    index: Index,
     request: &InternalRaftRequest,
     outcome: &mut Outcome,
 ) -> Result<Reply, Failure> {
+    auth::check(state, round, request)?;
     if let Some(put) = &request.put {
         return kv::put(state, round, put).map(Reply::Put);
     }
@@ -67,5 +71,5 @@ fn apply(
         // Only very old members propose reads; they change nothing, and nobody here waits for one.
         return Ok(Reply::Done);
     }
-    Err(Failure::Unknown)
+    auth::apply(state, round, index, request).unwrap_or(Err(Failure::Unknown))
 }

@@ -14,6 +14,7 @@ use trilith_proto::etcdserverpb::request_op::Request;
 use super::testing::Fixture;
 use super::{Outcome, cluster, dispatch};
 use crate::alarm::Alarms;
+use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::lease::Lessor;
 use crate::mutate;
@@ -93,7 +94,30 @@ fn entries() -> Vec<Vec<u8>> {
             .encode_to_vec()
         };
     }
+    let name = || "root".to_owned();
+    let permission = trilith_proto::authpb::Permission {
+        perm_type: 2,
+        key: Bytes::from("a"),
+        range_end: Bytes::from("z"),
+    };
+    let perm = Some(permission);
     vec![
+        entry!(auth_user_add: Box::new(pb::AuthUserAddRequest {
+            name: name(),
+            hashed_password: "aGFzaA==".to_owned(),
+            ..Default::default()
+        })),
+        entry!(auth_user_grant_role: Box::new(pb::AuthUserGrantRoleRequest {
+            user: name(),
+            role: name(),
+        })),
+        entry!(auth_role_add: Box::new(pb::AuthRoleAddRequest { name: name() })),
+        entry!(auth_role_grant_permission: Box::new(pb::AuthRoleGrantPermissionRequest {
+            name: name(),
+            perm,
+        })),
+        entry!(auth_role_delete: Box::new(pb::AuthRoleDeleteRequest { role: name() })),
+        entry!(auth_enable: Box::new(pb::AuthEnableRequest {})),
         entry!(put: put("a")),
         entry!(put: with_lease),
         entry!(txn: outer),
@@ -112,7 +136,9 @@ fn an_entry_is_applied_or_refused(fixture: &Fixture, bytes: &[u8]) {
     if let Ok(request) = InternalRaftRequest::decode(bytes) {
         let _refused = fixture.state.alarms.refuses(&request);
         let mut outcome = Outcome::default();
-        applied = dispatch::dispatch(&fixture.state, &mut round, &request, &mut outcome).is_ok();
+        let state = &fixture.state;
+        let index = state.store.applied().0.next();
+        applied = dispatch::dispatch(state, &mut round, index, &request, &mut outcome).is_ok();
     }
     // A member that has to stop leaves its round behind.
     if applied {
@@ -145,6 +171,7 @@ fn a_start_over_a_row(fixture: &Fixture, family: Family, key: &[u8], value: &[u8
     let _parts = (
         Lessor::load(&view, 2).map(|_| ()),
         Alarms::load(&view).map(|_| ()),
+        AuthStore::load(&view).map(|_| ()),
         Membership::load(&view, 1).map(|_| ()),
     );
     if let Ok(store) = Store::open(backend.clone()) {
@@ -175,6 +202,18 @@ fn rows() -> Vec<(Family, &'static [u8], &'static [u8])> {
         (Family::Lease, b"\0\0\0\0\0\0\0\x07", b"\x08\x07\x10\x3c"),
         (Family::LeaseKey, b"\0\0\0\0\0\0\0\x07k", b""),
         (Family::Alarm, b"\x08\x07\x10\x01", b""),
+        (Family::Auth, b"authEnabled", b"\x01"),
+        (Family::Auth, b"authRevision", &ADDRESS[..8]),
+        (
+            Family::AuthUser,
+            b"root",
+            b"\x0a\x04root\x12\x01p\x1a\x04root\x22\x00",
+        ),
+        (
+            Family::AuthRole,
+            b"r",
+            b"\x0a\x01r\x12\x06\x08\x02\x12\x01a\x1a\x00",
+        ),
         (Family::Member, b"1", MEMBER),
         (Family::MemberRemoved, b"2", b"removed"),
         (Family::Cluster, b"clusterVersion", b"3.7.0"),

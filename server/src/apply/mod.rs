@@ -5,6 +5,7 @@
 //! with the applied index; only after it is published do watchers and waiting requests hear of it.
 
 mod alarm;
+mod auth;
 mod cluster;
 mod dispatch;
 mod kv;
@@ -24,6 +25,7 @@ use prost::Message;
 use trilith_proto::etcdserverpb::InternalRaftRequest;
 
 use crate::alarm::Alarms;
+use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::error::RequestError;
 use crate::ids::{Index, RequestId, Revision, Term};
@@ -34,7 +36,7 @@ use crate::storage::StorageError;
 use crate::wait::{AppliedWait, Wait};
 
 pub use kv::range_query;
-pub use reply::{Applied, Reply};
+pub use reply::{Applied, AuthReply, Reply};
 pub use txn::{is_read_only, is_serializable, read_only_txn};
 
 /// A committed entry of the raft log.
@@ -92,6 +94,8 @@ pub struct State {
     pub lessor: Lessor,
     /// Raised alarms.
     pub alarms: Alarms,
+    /// Users, roles, permissions.
+    pub auth: AuthStore,
     /// Members, cluster version, downgrade job.
     pub membership: Membership,
 }
@@ -249,7 +253,7 @@ impl Applier {
             return Ok((RequestId::new(id), Err(refused)));
         }
         let unwritten = round.batch().bytes() as u64;
-        let mut applied = dispatch::dispatch(&self.state, round, request, outcome)
+        let mut applied = dispatch::dispatch(&self.state, round, index, request, outcome)
             .map_err(|error| stop(index, error))?;
         // As in etcd the request has taken effect all the same: members must not differ.
         if applied.is_ok() && !self.room.admits(request, unwritten) {

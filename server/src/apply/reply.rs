@@ -29,4 +29,25 @@ pub enum Reply {
     LeaseCheckpoint(pb::LeaseCheckpointResponse),
     /// Answer to an alarm request.
     Alarm(pb::AlarmResponse),
+    /// Answer to what concerns users and roles.
+    Auth(AuthReply),
+}
+
+/// The answer of an applied entry that concerns users and roles.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuthReply {
+    /// Something was changed; all answers that say no more are alike.
+    Changed(Option<pb::ResponseHeader>),
+    /// The token of a user.
+    Authenticated(pb::AuthenticateResponse),
+    /// Whether authentication is on.
+    Status(pb::AuthStatusResponse),
+    /// The roles of a user.
+    User(pb::AuthUserGetResponse),
+    /// The names of all users.
+    Users(pb::AuthUserListResponse),
+    /// The permissions of a role.
+    Role(pb::AuthRoleGetResponse),
+    /// The names of all roles.
+    Roles(pb::AuthRoleListResponse),
 }

@@ -6,6 +6,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::{ERROR, Printed, failed};
 use crate::alarm::Alarms;
+use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::cluster::datadir::{Content, DataDir};
 use crate::lease::Lessor;
@@ -95,6 +96,7 @@ fn check(directory: &Path, wal_dir: Option<&Path>) -> Result<String, Box<dyn std
         .count();
     let alarms = Alarms::load(&view)?.texts();
     Lessor::load(&view, 0)?;
+    AuthStore::load(&view)?;
     text.push_str(&format!(
         "state: sound at revision {}; {keys} keys, {revisions} revisions, {lease_keys} keys on \
          leases, {members} members, alarms: {alarms:?}\n",

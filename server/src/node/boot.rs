@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::disk::Disks;
 use super::error::NodeError;
+use crate::auth::AuthStore;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
 use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
 use crate::cluster::identity::Identity;
@@ -60,6 +61,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     };
     let log = MemberLog::open(&config.log_dir(), fsync)?;
     let backend = Backend::open(&data_dir.create_state()?, &backend_options(config))?;
+    AuthStore::begin(&backend)?;
     let store = Store::open(backend.clone())?;
     if let Some(threshold) = config.bootstrap_defrag_threshold_bytes {
         defragment(&store, threshold)?;

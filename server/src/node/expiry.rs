@@ -11,6 +11,7 @@ use trilith_proto::etcdserverpb::{
     InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest,
 };
 
+use crate::auth::AuthStore;
 use crate::error::RequestError;
 use crate::ids::{LeaseId, Term};
 use crate::lease::Lessor;
@@ -35,6 +36,8 @@ const CHECKPOINTS_PER_ENTRY: usize = 1000;
 pub(super) struct Expiry {
     /// Knows what has expired.
     pub(super) lessor: Lessor,
+    /// Tells in whose name revokes have to stand.
+    pub(super) auth: AuthStore,
     /// Takes revokes into the log.
     pub(super) proposer: Proposer,
     /// Confirms the leadership.
@@ -128,6 +131,8 @@ impl Expiry {
     async fn revoke(&self, id: LeaseId) -> Result<(), RequestError> {
         let request = InternalRaftRequest {
             lease_revoke: Some(LeaseRevokeRequest { id: id.get() }),
+            // The keys of the lease may be anybody's.
+            header: self.auth.table().root_stamp(),
             ..Default::default()
         };
         match self.proposer.propose(request).await {

@@ -30,6 +30,7 @@ use super::without_room;
 use crate::alarm::Alarms;
 use crate::api::{ConnectionSettings, HeaderSource, Reuse, SpaceGuard};
 use crate::apply::{Applied, Applier, Entry, State};
+use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::compactor::{AutoCompactor, Retention};
 use crate::config::{AutoCompaction, Config, MemberUrl};
@@ -329,6 +330,7 @@ impl Node {
         ));
         let expiry = Expiry {
             lessor: self.state.lessor.clone(),
+            auth: self.state.auth.clone(),
             proposer: self.proposer.clone(),
             reader: self.reader.clone(),
             member: self.member.clone(),
@@ -397,6 +399,7 @@ fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
     Ok(State {
         lessor,
         alarms: Alarms::load(&view)?,
+        auth: AuthStore::load(&view)?,
         membership: Membership::load(&view, config.max_learners)?,
         store: store.clone(),
     })

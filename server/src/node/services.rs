@@ -69,9 +69,11 @@ impl Node {
             store,
             lessor,
             alarms,
+            auth,
             membership,
         } = self.state.clone();
         Services {
+            auth: auth.clone(),
             kv: KvService {
                 header: header.clone(),
                 proposer: proposer.clone(),
@@ -83,12 +85,14 @@ impl Node {
                 request_bytes_max: config.max_request_bytes,
             },
             watch: WatchService {
+                auth: auth.clone(),
                 header: header.clone(),
                 hub: self.hub.clone(),
                 progress_interval: config.watch_progress_notify_interval,
                 request_bytes_max: config.max_request_bytes,
             },
             lease: LeaseService {
+                auth,
                 header: header.clone(),
                 proposer: proposer.clone(),
                 space: self.space.clone(),

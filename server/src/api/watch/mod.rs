@@ -19,13 +19,17 @@ use trilith_proto::etcdserverpb::WatchRequest;
 use trilith_proto::server::watch_server::Watch;
 
 use self::stream::ResponseStream;
+use super::authentication::CheckedRequests;
 use super::header::HeaderSource;
+use crate::auth::AuthStore;
 use crate::limits::GRPC_OVERHEAD_BYTES;
 use crate::mvcc::watch::WatchHub;
 
 /// Serves `etcdserverpb.Watch`.
 #[derive(Clone)]
 pub struct WatchService {
+    /// Tells whether anybody is served.
+    pub auth: AuthStore,
     /// Fills in headers.
     pub header: HeaderSource,
     /// Where watchers live.
@@ -38,7 +42,7 @@ pub struct WatchService {
 
 #[tonic::async_trait]
 impl Watch for WatchService {
-    type WatchStream = ResponseStream<Streaming<WatchRequest>>;
+    type WatchStream = ResponseStream<CheckedRequests<Streaming<WatchRequest>>>;
 
     async fn watch(
         &self,
@@ -46,7 +50,7 @@ impl Watch for WatchService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let header = self.header.clone();
         Ok(Response::new(ResponseStream::new(
-            request.into_inner(),
+            CheckedRequests::new(request.into_inner(), &self.auth),
             self.hub.open(),
             Box::new(move |revision| header.at(revision)),
             self.progress_interval,

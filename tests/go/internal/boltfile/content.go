@@ -70,7 +70,5 @@ func (c Content) Shared() map[string]map[string]string {
 	for key := range OwnKeys {
 		delete(c.Buckets["meta"], key)
 	}
-	// etcd writes it at its first start, outside of the log.
-	delete(c.Buckets["auth"], "authRevision")
 	return c.Buckets
 }
