@@ -157,6 +157,7 @@ func TestThePeerURLAnswersAsEtcd(t *testing.T) {
 	programs := []cluster.Program{cluster.Reference(t), cluster.Subject(t)}
 	for i, program := range programs {
 		group := cluster.StartGroup(t, cluster.Three(program)...)
+		awaitVersion(t, group.PeerURL(0), "3.7.0")
 		for _, path := range []string{
 			"/", "/unknown", "/raft", "/raft/stream/message/1", "/raft/stream/other/1", "/version",
 			"/health", "/metrics",

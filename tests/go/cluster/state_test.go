@@ -71,25 +71,27 @@ func TestTheClusterVersionWaitsForAllMembers(t *testing.T) {
 		}
 	}
 	group.LeaderAmong(group.Members[:2])
+	awaitVersion(t, group.PeerURL(0), "3.0.0")
+	if err := late.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	awaitVersion(t, group.PeerURL(0), "3.7.0")
+}
+
+// awaitVersion waits until the cluster has this version, as the member at a peer URL knows it.
+func awaitVersion(t *testing.T, peerURL, want string) {
+	t.Helper()
 	version := func() string {
-		answer := ask(t, http.MethodGet, group.PeerURL(0)+"/version")
+		answer := ask(t, http.MethodGet, peerURL+"/version")
 		_, version, _ := strings.Cut(answer, `"etcdcluster":"`)
 		version, _, _ = strings.Cut(version, `"`)
 		return version
 	}
-	await := func(want string) {
-		t.Helper()
-		ctx := context20s(t)
-		for seen := version(); seen != want; seen = version() {
-			if !slices.Contains([]string{"not_decided", "3.0.0"}, seen) || ctx.Err() != nil {
-				t.Fatalf("the version of the cluster is %q, not %q", seen, want)
-			}
-			time.Sleep(10 * pollInterval)
+	ctx := context20s(t)
+	for seen := version(); seen != want; seen = version() {
+		if !slices.Contains([]string{"not_decided", "3.0.0"}, seen) || ctx.Err() != nil {
+			t.Fatalf("the version of the cluster is %q, not %q", seen, want)
 		}
+		time.Sleep(10 * pollInterval)
 	}
-	await("3.0.0")
-	if err := late.Launch(); err != nil {
-		t.Fatal(err)
-	}
-	await("3.7.0")
 }

@@ -75,8 +75,9 @@ func withUsers(t testing.TB, ctx context.Context, etcd *cluster.Member) {
 	grant("reader", "a", "\x00", read)
 	grant("all", "\x00", "\x00", both)
 	grant("gone", "a", "z", both)
-	// Ranges that begin at one key, and few enough that Go sorts them by insertion.
-	for number := range 12 {
+	// Ranges that begin at one key. The last of them comes twice and makes twelve: no more than Go's
+	// sort puts in order by insertion, which is stable.
+	for number := range 11 {
 		grant("many", fmt.Sprintf("m%d", number*7%4), fmt.Sprintf("n%02d", number), read)
 	}
 	grant("many", "m0", "n00", write)

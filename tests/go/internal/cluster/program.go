@@ -4,11 +4,14 @@
 package cluster
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -85,15 +88,46 @@ func EnvInt(t testing.TB, name string, fallback int) int {
 	return number
 }
 
-// FreePort returns a loopback port that nobody listened on a moment ago.
+// The ports that FreePort hands out. They end below those that Linux gives to outgoing
+// connections: one of those could otherwise take a port while its server restarts.
+const (
+	lowestPort  = 16384
+	highestPort = 32767
+)
+
+// FreePort returns a loopback port that nobody listens on and that no other call returns, in this
+// process or in one of another package's tests, until this process ends.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	ports := highestPort - lowestPort + 1
+	first := rand.IntN(ports)
+	for i := range ports {
+		port := lowestPort + (first+i)%ports
+		if reserve(port) {
+			return port
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	t.Fatalf("all ports from %d to %d are taken", lowestPort, highestPort)
+	return 0
+}
+
+// reserved keeps the reservations of this process: a socket that the collector closes is free again.
+var reserved sync.Map
+
+// reserve takes a port among all tests of this machine. An abstract socket of its number stands for
+// it, which the kernel takes away with the process.
+func reserve(port int) bool {
+	mark, err := net.Listen("unix", fmt.Sprintf("@trilith-test-port-%d", port))
+	if err != nil {
+		return false
+	}
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		mark.Close()
+		return false
+	}
+	reserved.Store(port, mark)
+	return listener.Close() == nil
 }
 
 func targetDir() string {
