@@ -54,6 +54,7 @@ soak: build
 	export TRILITH_TOOLS=$$(scripts/go-tools.sh) TRILITH_BIN="$$CARGO_TARGET_DIR/release/trilith"
 	export TRILITH_SOAK=1
 	cargo build --locked -p trilith-bbolt --examples
+	cargo build --locked -p trilith-server --example corrupt_value
 	exec go -C tests/go test -v -count=1 -p 1 -timeout 12h ./...
 
 # For plain cargo and go commands: eval "$(make -s env)"

@@ -10,6 +10,7 @@ pub mod node;
 
 pub mod api;
 pub mod compactor;
+pub mod corruption;
 pub mod import;
 
 pub mod propose;

@@ -47,8 +47,7 @@ pub struct Led {
 impl Proposer {
     /// Joins the member that takes proposals with the table of those who wait.
     ///
-    /// A request waits 5 s plus two election timeouts, as etcd's does (`ServerConfig.ReqTimeout`);
-    /// `request_bytes_max` bounds its encoded size.
+    /// `request_bytes_max` bounds the encoded size of a request.
     pub fn new(
         member: MemberHandle,
         wait: Arc<Wait<Applied>>,
@@ -150,7 +149,7 @@ impl Proposer {
 
     /// How long a request of this server waits at most.
     pub fn timeout(&self) -> Duration {
-        Duration::from_secs(5) + 2 * self.shared.election_timeout
+        request_timeout(self.shared.election_timeout)
     }
 
     /// Returns who leads once it is somebody who `fits`; never, if the server stops before.
@@ -216,6 +215,11 @@ impl Proposer {
 
 /// Pause before a proposal is made again that raft has not taken though somebody leads.
 const DROPPED_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a request waits at most, as etcd's does (`ServerConfig.ReqTimeout`).
+pub fn request_timeout(election_timeout: Duration) -> Duration {
+    Duration::from_secs(5) + 2 * election_timeout
+}
 
 /// What a client hears of a request that the member has not taken.
 pub fn refused(refused: ProposeRefused) -> RequestError {

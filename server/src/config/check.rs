@@ -194,11 +194,12 @@ fn negatives(values: &Values) -> Result<(), ConfigError> {
             });
         }
     }
-    let flag = "compaction-sleep-interval";
-    let value = values.duration(flag);
-    if value < 0 {
-        let value = super::duration::go_duration(value);
-        return Err(ConfigError::Negative { flag, value });
+    for flag in ["compaction-sleep-interval", "corrupt-check-time"] {
+        let value = values.duration(flag);
+        if value < 0 {
+            let value = super::duration::go_duration(value);
+            return Err(ConfigError::Negative { flag, value });
+        }
     }
     Ok(())
 }

@@ -343,6 +343,8 @@ fn small_and_zero_values_become_what_etcd_makes_of_them() {
     assert_eq!(config.log_dir().to_str(), Some("w"));
     let text = "--compaction-batch-limit must not be negative (set to -5)";
     assert_eq!(refused(&["--compaction-batch-limit=-5"]), text);
+    let text = "--corrupt-check-time must not be negative (set to -1s)";
+    assert_eq!(refused(&["--corrupt-check-time=-1s"]), text);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     ids::Revision,
     mvcc::{
         error::MvccError,
-        hash,
+        hash::{self, KvHash},
         record::{Fields, Kind, Row},
         store::{NEVER_COMPACTED, Store},
     },
@@ -38,6 +38,9 @@ pub struct CompactionReport {
     pub rows_seen: u64,
     /// Revisions it removed.
     pub revisions_removed: u64,
+    /// The hash that was kept of it. There is none when no hash was asked for, or when the
+    /// compaction before was not finished when this one was accepted.
+    pub hash: Option<KvHash>,
 }
 
 /// A compaction that was accepted and is not finished.
@@ -140,7 +143,7 @@ pub fn run(
         return Ok(report);
     }
     if options.hash {
-        keep_hash(store, read.view(), target)?;
+        report.hash = keep_hash(store, read.view(), target)?;
     }
     drop(read);
     let mut position = start(&store.backend().view(), finished)?;
@@ -168,7 +171,7 @@ pub fn run(
     Ok(report)
 }
 
-fn keep_hash(store: &Store, view: &View, target: Revision) -> Result<(), MvccError> {
+fn keep_hash(store: &Store, view: &View, target: Revision) -> Result<Option<KvHash>, MvccError> {
     let queue = store.compactions().lock();
     let pending = queue
         .0
@@ -176,11 +179,12 @@ fn keep_hash(store: &Store, view: &View, target: Revision) -> Result<(), MvccErr
         .find(|pending| pending.target == target)
         .copied();
     drop(queue);
-    if let Some(previous) = pending.and_then(|pending| pending.previous) {
-        let hash = hash::of_compaction(view, previous, target)?;
-        store.hashes().lock().keep(hash);
-    }
-    Ok(())
+    let Some(previous) = pending.and_then(|pending| pending.previous) else {
+        return Ok(None);
+    };
+    let hash = hash::of_compaction(view, previous, target)?;
+    store.hashes().lock().keep(hash);
+    Ok(Some(hash))
 }
 
 /// Where to begin: after the last compaction, or where this one or an earlier one was broken off.

@@ -11,7 +11,7 @@ use super::fatal::fatal;
 use super::snapshots::LogHold;
 use crate::ids::{Index, Revision};
 use crate::member::MemberHandle;
-use crate::mvcc::compaction::{self, CompactionOptions};
+use crate::mvcc::compaction::{self, CompactionOptions, CompactionReport};
 use crate::mvcc::{MvccError, Store};
 use crate::storage::{Backend, FlushPolicy};
 
@@ -126,9 +126,26 @@ impl Compactor {
             "took" = ?begun.elapsed(),
             "rows-seen" = report.rows_seen,
             "revisions-removed" = report.revisions_removed,
+            "hash" = report.hash.map(|hash| hash.hash),
             "finished scheduled compaction"
         );
+        self.tell_hash(&report);
         true
+    }
+
+    fn tell_hash(&self, report: &CompactionReport) {
+        match report.hash {
+            Some(kept) => tracing::info!(
+                "hash" = kept.hash,
+                "revision" = kept.revision.get(),
+                "compact-revision" = kept.compact_revision.get(),
+                "storing new hash"
+            ),
+            None if self.options.hash => tracing::info!(
+                "previous compaction was interrupted, skip storing compaction hash value"
+            ),
+            None => {}
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::lease_endpoints;
-use super::state_endpoints::{Asked, DOWNGRADE_PATH, HASH_PATH};
+use super::state_endpoints::{Asked, DOWNGRADE_PATH};
 use crate::apply::State;
 use crate::cluster::{Membership, SERVER_VERSION};
+use crate::corruption::HASH_PATH;
 use crate::error::RequestError;
 use crate::ids::{ClusterId, MemberId};
 use crate::mvcc;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::cluster::bootstrap::BootstrapError;
 use crate::cluster::datadir::DataDirError;
 use crate::config::ConfigError;
+use crate::corruption::InitialCheckError;
 use crate::ids::ClusterId;
 use crate::member::StartError;
 use crate::mvcc::MvccError;
@@ -30,6 +31,12 @@ pub enum NodeError {
     Mvcc(#[from] MvccError),
     #[error(transparent)]
     Apply(#[from] crate::apply::ApplyError),
+    #[error(
+        "{0}; nothing was changed: find out which members agree with HashKV, and give this one the \
+         data of the majority (remove it, clear its data directory, add it again), or start it \
+         without the feature gate InitialCorruptCheck to look into it"
+    )]
+    Corruption(#[from] InitialCheckError),
     #[error(
         "--wal-dir {path} holds something already, and --data-dir has no member: it is the log of \
          another member, or of this one after its data directory was lost; choose an empty \

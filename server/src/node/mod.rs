@@ -3,6 +3,7 @@
 mod apply_thread;
 mod background;
 mod boot;
+mod comparing;
 mod disk;
 mod endpoints;
 mod error;

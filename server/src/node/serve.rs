@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::apply_thread::ApplyThread;
 use super::background::{Compactor, Flusher};
 use super::boot::{self, Opened};
+use super::comparing;
 use super::disk::Disks;
 use super::endpoints::endpoints;
 use super::error::NodeError;
@@ -34,6 +35,7 @@ use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::compactor::{AutoCompactor, Retention};
 use crate::config::{AutoCompaction, Config, MemberUrl};
+use crate::corruption::Hasher;
 use crate::ids::{MemberId, RequestId, Revision};
 use crate::lease::{Lessor, min_ttl};
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
@@ -76,7 +78,7 @@ pub async fn run(
         tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
     }
     let (removed, mut is_removed) = watch::channel(false);
-    let mut node = Node::start(&config, opened, &peer_runtime, removed)?;
+    let mut node = Node::start(&config, opened, &peer_runtime, removed).await?;
     let endpoints = endpoints(
         &node.state,
         node.reconfigurer(&config),
@@ -152,6 +154,7 @@ struct Node {
     state: State,
     member: MemberHandle,
     peers: Peers,
+    hasher: Hasher,
     proposer: Proposer,
     reader: Reader,
     hub: WatchHub,
@@ -168,7 +171,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(
+    async fn start(
         config: &Config,
         opened: Opened,
         peer_runtime: &PeerRuntime,
@@ -179,6 +182,8 @@ impl Node {
         let state = load_state(config, &store)?;
         let to_member = Arc::new(ToMember::new(state.membership.clone(), removed));
         let peers = peers::connect(config, &identity, peer_runtime, to_member.clone());
+        let hasher = comparing::hasher(config, id, &state, &peers);
+        comparing::before_start(config, opened.is_new, &hasher).await?;
         let snapshots = SnapshotSender::new(&store, &peers, &to_member, Handle::current());
         let hold = snapshots.hold.clone();
         let wait = Arc::new(Wait::<Applied>::default());
@@ -217,6 +222,7 @@ impl Node {
             state,
             member,
             peers,
+            hasher,
             proposer,
             reader,
             hub,
@@ -339,6 +345,7 @@ impl Node {
         if let Some(kept) = config.auto_compaction {
             tasks.spawn(self.auto_compactor(kept).run());
         }
+        comparing::spawn_checks(config, || self.checks(), &mut tasks);
         let urls = config
             .advertise_client_urls
             .iter()

@@ -12,6 +12,7 @@ use crate::api::{
 };
 use crate::apply::State;
 use crate::config::Config;
+use crate::corruption::Checks;
 use crate::primary::Primary;
 use crate::reconfigure::Reconfigurer;
 use crate::transfer::Transfer;
@@ -44,6 +45,15 @@ impl Node {
             store: self.state.store.clone(),
             membership: self.state.membership.clone(),
             reader: self.reader.clone(),
+        }
+    }
+
+    pub(super) fn checks(&self) -> Checks {
+        Checks {
+            hasher: self.hasher.clone(),
+            member: self.member.clone(),
+            reader: self.reader.clone(),
+            proposer: self.proposer.clone(),
         }
     }
 

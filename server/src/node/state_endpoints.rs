@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use serde::{Deserialize, Serialize};
 
 use crate::cluster::Membership;
+use crate::corruption::{
+    CLUSTER_ID_MISMATCH, COMPACTED, FUTURE_REVISION, HashAnswer, HashHeader, HashQuestion,
+};
 use crate::ids::{ClusterId, Revision};
 use crate::mvcc::{MvccError, Store};
 use crate::peer;
@@ -24,35 +26,6 @@ pub(super) struct Asked {
     pub(super) reader: Reader,
 }
 
-#[derive(Deserialize)]
-struct HashQuestion {
-    /// None is 0, the current one.
-    revision: Option<i64>,
-}
-
-/// As Go writes `HashKVResponse`: what is zero is left out.
-#[derive(Serialize)]
-struct HashAnswer {
-    header: Header,
-    #[serde(skip_serializing_if = "is_zero")]
-    hash: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    compact_revision: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    hash_revision: i64,
-}
-
-#[derive(Serialize)]
-struct Header {
-    #[serde(skip_serializing_if = "is_zero")]
-    revision: i64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn is_zero(number: &i64) -> bool {
-    *number == 0
-}
-
 impl Asked {
     /// The hash at a revision, by which members find out whether their data are the same.
     pub(super) async fn hash_kv(&self, request: &Request<Bytes>) -> Response<Bytes> {
@@ -62,7 +35,7 @@ impl Asked {
         let theirs = request.headers().get(CLUSTER_ID).map(HeaderValue::as_bytes);
         let own = self.cluster_id.to_string();
         if theirs.is_some_and(|theirs| !theirs.is_empty() && theirs != own.as_bytes()) {
-            return peer::error(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch");
+            return peer::error(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH);
         }
         // Go takes a null for an empty question.
         let Ok(question) = serde_json::from_slice::<Option<HashQuestion>>(request.body()) else {
@@ -83,10 +56,10 @@ impl Asked {
             }
         };
         let answer = HashAnswer {
-            header: Header {
+            header: HashHeader {
                 revision: hashed.current_revision.get(),
             },
-            hash: hashed.hash.into(),
+            hash: hashed.hash,
             compact_revision: hashed.compact_revision.get(),
             hash_revision: hashed.revision.get(),
         };
@@ -131,41 +104,13 @@ fn only_get() -> Response<Bytes> {
 /// What etcd says to members, which is not what it says to clients.
 fn text(error: &MvccError) -> String {
     match error {
-        MvccError::Compacted { .. } => "mvcc: required revision has been compacted".to_owned(),
-        MvccError::FutureRevision { .. } => {
-            "mvcc: required revision is a future revision".to_owned()
-        }
+        MvccError::Compacted { .. } => COMPACTED.to_owned(),
+        MvccError::FutureRevision { .. } => FUTURE_REVISION.to_owned(),
         other => other.to_string(),
     }
 }
-
-/// Where the hash is asked for.
-pub(super) const HASH_PATH: &str = "/members/hashkv";
 
 /// Where the downgrade is asked for.
 pub(super) const DOWNGRADE_PATH: &str = "/downgrade/enabled";
 
 const CLUSTER_ID: &str = "x-etcd-cluster-id";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hash_is_written_as_go_writes_it() {
-        let json = |hash, compact_revision, revision| {
-            let answer = HashAnswer {
-                header: Header { revision },
-                hash,
-                compact_revision,
-                hash_revision: 5,
-            };
-            serde_json::to_string(&answer).expect("numbers make JSON")
-        };
-        let (header, hash) = (r#""header":{"revision":7}"#, r#""hash":4294967295"#);
-        let rest = r#""compact_revision":-1,"hash_revision":5"#;
-        let whole = format!("{{{header},{hash},{rest}}}");
-        assert_eq!(json(i64::from(u32::MAX), -1, 7), whole);
-        assert_eq!(json(0, 0, 0), r#"{"header":{},"hash_revision":5}"#);
-    }
-}

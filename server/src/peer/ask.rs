@@ -71,9 +71,46 @@ impl Peers {
         asked.map_err(|_canceled| AskError::Stopped)?
     }
 
+    /// As [`Self::ask`], of whoever serves `url`: also before the members are known here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`].
+    pub async fn ask_at(
+        &self,
+        url: &str,
+        request: Request<Bytes>,
+        wait: Duration,
+    ) -> Result<Response<Bytes>, AskError> {
+        let (peers, url) = (self.clone(), url.to_owned());
+        let asking = async move {
+            let mut connection = Connection::open(&url, &peers.shared.timeouts).await?;
+            peers.ask_through(&mut connection, request, wait).await
+        };
+        let asked = self.shared.runtime.spawn(asking).await;
+        asked.map_err(|_canceled| AskError::Stopped)?
+    }
+
     async fn ask_now(
         &self,
         peer: &Peer,
+        request: Request<Bytes>,
+        wait: Duration,
+    ) -> Result<Response<Bytes>, AskError> {
+        // A connection that waited may have been closed by the other end meanwhile, which shows
+        // before anything is sent.
+        let mut connection = match self.shared.idle.take(peer.id) {
+            Some(connection) if connection.is_open() => connection,
+            _ => open(peer, &self.shared.timeouts).await?,
+        };
+        let answer = self.ask_through(&mut connection, request, wait).await?;
+        self.shared.idle.give_back(peer.id, connection);
+        Ok(answer)
+    }
+
+    async fn ask_through(
+        &self,
+        connection: &mut Connection,
         request: Request<Bytes>,
         wait: Duration,
     ) -> Result<Response<Bytes>, AskError> {
@@ -81,17 +118,10 @@ impl Peers {
         for (name, value) in &self.shared.own.headers() {
             head.headers.insert(name, value.clone());
         }
-        // A connection that waited may have been closed by the other end meanwhile, which shows
-        // before anything is sent.
-        let mut connection = match self.shared.idle.take(peer.id) {
-            Some(connection) if connection.is_open() => connection,
-            _ => open(peer, &self.shared.timeouts).await?,
-        };
         let request = Request::from_parts(head, Full::new(body));
         let answer = connection.send(request, wait).await?;
         let (head, body) = answer.into_parts();
         let body = dial::read_up_to(ANSWER_BYTES_MAX, body, wait).await?;
-        self.shared.idle.give_back(peer.id, connection);
         Ok(Response::from_parts(head, body))
     }
 }
