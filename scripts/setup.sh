@@ -2,7 +2,7 @@
 # Installs what is missing on a Debian or Ubuntu machine, and says so; does nothing when all is there.
 #
 #   setup.sh run     what `make run` needs: C++ and Rust toolchains, RocksDB
-#   setup.sh test    also what `make test` needs: Go, the stock etcd tools, strace
+#   setup.sh test    also what `make test` needs: Go, the stock etcd tools, strace, ip
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -30,6 +30,7 @@ need curl command -v curl
 need ca-certificates test -f /etc/ssl/certs/ca-certificates.crt
 if [ "$purpose" = test ]; then
   need strace command -v strace
+  need iproute2 command -v ip
   need e2fsprogs command -v mkfs.ext4
 fi
 if [ ${#missing[@]} -gt 0 ]; then

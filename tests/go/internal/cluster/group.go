@@ -140,6 +140,7 @@ func (g *Group) Dial() *grpc.ClientConn {
 		grpc.WithResolvers(all),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(g.Members[0].connect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveLimit)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,9 @@ type Member struct {
 	t       testing.TB
 	wrapper []string
 	args    []string
+	folder  string
 	logPath string
+	connect func(context.Context, string) (net.Conn, error)
 	cmd     *exec.Cmd
 	exited  chan struct{}
 	exitErr error
@@ -93,7 +96,11 @@ func prepare(t testing.TB, program Program, options Options) *Member {
 		Client:  fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
 		t:       t,
 		wrapper: options.Wrapper,
+		folder:  folder,
 		logPath: filepath.Join(folder, "server.log"),
+		connect: func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		},
 	}
 	if member.DataDir == "" {
 		member.DataDir = filepath.Join(folder, "data")
@@ -130,6 +137,7 @@ func (m *Member) Launch() error {
 	command := append(append(append([]string{}, m.wrapper...), m.Program.Path), m.args...)
 	m.cmd = exec.Command(command[0], command[1:]...)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
+	m.cmd.Dir = m.folder
 	// Nothing is left behind when the test process dies; a wrapper and its child are one group.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := m.cmd.Start(); err != nil {
@@ -256,6 +264,7 @@ func (m *Member) Dial() *grpc.ClientConn {
 func (m *Member) dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+m.Client,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(m.connect),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveLimit)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
