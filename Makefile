@@ -15,7 +15,7 @@ help:
 	echo "make build  build the server with optimizations"
 	echo "make test   every check and test of the suite"
 	echo "make bench  compare speed and memory with etcd 3.7.3, side by side"
-	echo "make soak   the long forms of the differential, crash and junk tests"
+	echo "make soak   the long forms of the differential, crash, fault and junk tests"
 	echo "make fmt    format all code"
 
 setup:

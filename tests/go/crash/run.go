@@ -1,97 +1,17 @@
 package crash
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand"
-	"sync"
 	"testing"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
 
 	"trilith.dev/tests/internal/cluster"
+	"trilith.dev/tests/internal/events"
 )
-
-// pollInterval is how often conditions are looked at.
-const pollInterval = 5 * time.Millisecond
-
-// follower is a watcher that resumes by itself at the revision after the last event, as clientv3
-// does it, and keeps all that it has received.
-type follower struct {
-	cancel context.CancelFunc
-	mutex  sync.Mutex
-	events []*mvccpb.Event
-	broken error
-}
-
-func startFollower(connection *grpc.ClientConn) *follower {
-	ctx, cancel := context.WithCancel(context.Background())
-	f := &follower{cancel: cancel}
-	go func() {
-		for ctx.Err() == nil {
-			f.receive(ctx, connection)
-			select {
-			case <-ctx.Done():
-			case <-time.After(pollInterval):
-			}
-		}
-	}()
-	return f
-}
-
-// receive watches until the connection breaks.
-func (f *follower) receive(ctx context.Context, connection *grpc.ClientConn) {
-	next := int64(2)
-	f.mutex.Lock()
-	if len(f.events) > 0 {
-		next = f.events[len(f.events)-1].Kv.ModRevision + 1
-	}
-	f.mutex.Unlock()
-	stream, err := openWatch(ctx, connection, next)
-	if err != nil {
-		return
-	}
-	for {
-		response, err := stream.Recv()
-		if err != nil {
-			return
-		}
-		f.mutex.Lock()
-		if response.Canceled {
-			f.broken = fmt.Errorf("the follower's watcher was canceled: %v", response)
-		}
-		f.events = append(f.events, response.Events...)
-		f.mutex.Unlock()
-	}
-}
-
-func (f *follower) seen() ([]*mvccpb.Event, error) {
-	f.mutex.Lock()
-	defer f.mutex.Unlock()
-	return f.events, f.broken
-}
-
-// awaitRevision waits until the follower has received everything up to a revision, so that the
-// next compaction does not overtake it.
-func (f *follower) awaitRevision(revision int64) error {
-	deadline := time.Now().Add(callTimeout)
-	for {
-		events, broken := f.seen()
-		if broken != nil {
-			return broken
-		}
-		if revision <= 1 || len(events) > 0 && events[len(events)-1].Kv.ModRevision >= revision {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("UNSEEN: the follower has not received revision %d", revision)
-		}
-		time.Sleep(pollInterval)
-	}
-}
 
 var errLoad = errors.New("the server stopped before the fault was injected")
 
@@ -124,8 +44,8 @@ func (tr *trial) run(t *testing.T, rounds int, seed int64) error {
 	connection := tr.server.Dial()
 	book := newLedger()
 	judge := newChecker(book)
-	follow := startFollower(connection)
-	defer follow.cancel()
+	follow := events.Follow(connection)
+	defer follow.Stop()
 	for round := range rounds {
 		running := startLoad(connection, book, round, seed, tr.size)
 		running.awaitWrites(1 + random.Int63n(tr.writes))
@@ -141,11 +61,10 @@ func (tr *trial) run(t *testing.T, rounds int, seed int64) error {
 		if err := tr.server.Run(); err != nil {
 			return fmt.Errorf("round %d: restart: %w", round, err)
 		}
-		seen, _ := follow.seen()
-		if err := judge.check(connection, seen); err != nil {
+		if err := judge.check(connection, follow.Seen()); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
-		if err := follow.awaitRevision(book.checked.Load()); err != nil {
+		if err := follow.Await(book.checked.Load()); err != nil {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
 	}

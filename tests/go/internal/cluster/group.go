@@ -177,6 +177,24 @@ func (g *Group) LeaderAmong(members []*Member) *Member {
 	return nil
 }
 
+// AwaitAnswers waits until all members that run answer at all, with or without a leader.
+func (g *Group) AwaitAnswers() {
+	g.t.Helper()
+	deadline := time.Now().Add(startTimeout)
+	for _, member := range g.Members {
+		for member.Alive() {
+			_, err := member.status()
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				g.t.Fatalf("%s does not answer: %v\n%s", member.Client, err, tail(member.Log(), 20))
+			}
+			time.Sleep(pollInterval)
+		}
+	}
+}
+
 func leaderOf(members []*Member) (*Member, error) {
 	var leader *Member
 	leaders := map[uint64]bool{}
@@ -208,6 +226,18 @@ func (m *Member) status() (*pb.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	return pb.NewMaintenanceClient(connection).Status(ctx, &pb.StatusRequest{})
+}
+
+// IDs are those of the members, in their order, and that of the cluster.
+func (g *Group) IDs() (members []uint64, cluster uint64, err error) {
+	for _, member := range g.Members {
+		status, err := member.status()
+		if err != nil {
+			return nil, 0, err
+		}
+		members, cluster = append(members, status.Header.MemberId), status.Header.ClusterId
+	}
+	return members, cluster, nil
 }
 
 // SameHashes compares the data of all members that run, as of the current revision.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -209,6 +210,23 @@ func (m *Member) Alive() bool {
 
 // Pid is the process id of the running member, or of the wrapper around it.
 func (m *Member) Pid() int { return m.cmd.Process.Pid }
+
+// ResidentBytes is the memory that the process has now.
+func (m *Member) ResidentBytes() (int, error) { return m.memory("VmRSS") }
+
+// PeakBytes is the most memory that the process has ever had.
+func (m *Member) PeakBytes() (int, error) { return m.memory("VmHWM") }
+
+func (m *Member) memory(line string) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.Pid()))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), line+":")
+	var kilobytes int
+	_, err = fmt.Sscan(rest, &kilobytes)
+	return kilobytes << 10, err
+}
 
 // Kill ends the process with SIGKILL and waits until it is gone.
 func (m *Member) Kill() {

@@ -1,0 +1,158 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"trilith.dev/tests/internal/cluster"
+	"trilith.dev/tests/internal/hostile"
+	"trilith.dev/tests/internal/hosts"
+)
+
+// fault is one way to hurt a cluster.
+type fault struct {
+	name string
+	// strike hurts, and returns what heals it.
+	strike func(*trial) (heal func() error, err error)
+}
+
+// anyMember is the number of one member; aFollower that of one which does not lead.
+func anyMember(tr *trial) int { return tr.random.Intn(members) }
+
+func theLeader(tr *trial) int { return slices.Index(tr.group.Members, tr.group.Leader()) }
+
+func aFollower(tr *trial) int { return (theLeader(tr) + 1 + tr.random.Intn(members-1)) % members }
+
+func killing(name string, which func(*trial) []int) fault {
+	return fault{name, func(tr *trial) (func() error, error) {
+		for _, number := range which(tr) {
+			tr.group.Members[number].Kill()
+		}
+		return tr.start, nil
+	}}
+}
+
+func one(which func(*trial) int) func(*trial) []int {
+	return func(tr *trial) []int { return []int{which(tr)} }
+}
+
+func all(*trial) []int { return []int{0, 1, 2} }
+
+func pausing(name string, which func(*trial) []int) fault {
+	return fault{name, func(tr *trial) (func() error, error) {
+		paused := which(tr)
+		for _, number := range paused {
+			if err := tr.group.Members[number].Pause(); err != nil {
+				return nil, err
+			}
+		}
+		return func() error {
+			for _, number := range paused {
+				if err := tr.group.Members[number].Resume(); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, nil
+	}}
+}
+
+// cutting cuts the ways between the members for which it says so.
+func cutting(name string, which func(*trial) int, cuts func(from, to, which int) bool) fault {
+	return fault{name, func(tr *trial) (func() error, error) {
+		chosen := which(tr)
+		for from := range members {
+			for to := range members {
+				if cuts(from, to, chosen) {
+					tr.network.Set(from, to, hosts.Conditions{Cut: true})
+				}
+			}
+		}
+		return tr.repairNetwork, nil
+	}}
+}
+
+func (tr *trial) repairNetwork() error {
+	tr.network.SetAmong([]int{0, 1, 2}, hosts.Conditions{})
+	return nil
+}
+
+func toOrFrom(from, to, which int) bool { return from == which || to == which }
+func fromOne(from, _, which int) bool   { return from == which }
+func toOne(_, to, which int) bool       { return to == which }
+func everything(_, _, _ int) bool       { return true }
+func toOrFromNext(from, to, one int) bool {
+	return from == one && to == next(one) || to == one && from == next(one)
+}
+func next(number int) int { return (number + 1) % members }
+
+// slowAndLossy is a long way over a bad network.
+var slowAndLossy = fault{"200 ms delay and 2 % loss", func(tr *trial) (func() error, error) {
+	tr.network.SetAmong([]int{0, 1, 2}, hosts.Conditions{Delay: 200 * time.Millisecond, Loss: 0.02})
+	return tr.repairNetwork, nil
+}}
+
+var lossy = fault{"30 % loss", func(tr *trial) (func() error, error) {
+	tr.network.SetAmong([]int{0, 1, 2}, hosts.Conditions{Loss: 0.3})
+	return tr.repairNetwork, nil
+}}
+
+// failingSync lets the next syncs of the leader fail. It must not go on after that.
+var failingSync = fault{"a failed fsync on the leader", func(tr *trial) (func() error, error) {
+	leader := tr.group.Leader()
+	tracer := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-p", fmt.Sprint(leader.Pid()),
+		"-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO:when=1+")
+	if err := tracer.Start(); err != nil {
+		return nil, err
+	}
+	exit, err := leader.WaitExit(exitTimeout)
+	if err != nil {
+		_ = tracer.Process.Kill()
+		return nil, fmt.Errorf("after a failed sync the leader is %w", err)
+	}
+	// It ends with what it traces; its own exit code says nothing.
+	_ = tracer.Wait()
+	if exit == nil {
+		return nil, fmt.Errorf("after a failed sync the exit code says success")
+	}
+	if !cluster.SubjectIsEtcd() && !strings.Contains(leader.Log(), "Input/output error") {
+		return nil, fmt.Errorf("nothing tells of a failed sync:\n%.3000s", leader.Log())
+	}
+	return tr.start, nil
+}}
+
+// garbage is sent to all members by somebody who knows their ids.
+var garbage = fault{"garbage for all members", func(tr *trial) (func() error, error) {
+	ctx, cancel := context.WithCancel(tr.t.Context())
+	ids, clusterID, err := tr.group.IDs()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+		return clientsOf(tr.network).Dial(ctx, address)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		for to := 0; ; to = next(to) {
+			address := strings.TrimPrefix(tr.group.PeerURL(to), "http://")
+			for name, attack := range hostile.Attacks(clusterID, ids[to], ids[next(to)]) {
+				err := hostile.Strike(ctx, dial, address, attack)
+				if ctx.Err() != nil {
+					ended <- nil
+					return
+				}
+				if err != nil {
+					ended <- fmt.Errorf("%s: %w", name, err)
+					return
+				}
+			}
+		}
+	}()
+	return func() error { cancel(); return <-ended }, nil
+}}
