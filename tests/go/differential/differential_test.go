@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"trilith.dev/tests/internal/cluster"
+	"trilith.dev/tests/internal/hosts"
 )
 
 const (
 	shortSeeds, shortOperations = 3, 1000
 	// 100,000 operations in all.
-	soakSeeds, soakOperations = 20, 5000
+	soakSeeds, soakOperations   = 20, 5000
+	shortClusters, soakClusters = 1, 10
 	// minimizeTime bounds the search for a shorter failing sequence.
 	minimizeTime = 90 * time.Second
 	// lastOperations is how many operations a failure prints without a search.
@@ -27,7 +29,20 @@ var flags = []string{
 }
 
 func TestRandomOperationsGetTheSameAnswers(t *testing.T) {
-	seeds, operations := shortSeeds, shortOperations
+	compareRandomOperations(t, startSession, shortSeeds, soakSeeds)
+}
+
+// The same on clusters of three members, each operation through any of them. Both clusters are on
+// hosts of their own with the same addresses, so that the ids of the members are the same.
+func TestRandomOperationsThroughRandomMembersGetTheSameAnswers(t *testing.T) {
+	compareRandomOperations(t, startClusters, shortClusters, soakClusters)
+}
+
+// starter starts what a session compares.
+type starter func(t *testing.T) *session
+
+func compareRandomOperations(t *testing.T, start starter, seeds, soakSeeds int) {
+	operations := shortOperations
 	if cluster.Soak() {
 		seeds, operations = soakSeeds, soakOperations
 	}
@@ -37,7 +52,7 @@ func TestRandomOperationsGetTheSameAnswers(t *testing.T) {
 	for seed := first; seed < first+int64(seeds); seed++ {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Logf("DIFF_SEED=%d DIFF_SEEDS=1 DIFF_OPS=%d repeats this run", seed, operations)
-			done, err := generateAndRun(t, seed, operations)
+			done, err := generateAndRun(t, start(t), seed, operations)
 			if err == nil {
 				return
 			}
@@ -47,7 +62,7 @@ func TestRandomOperationsGetTheSameAnswers(t *testing.T) {
 					describe(done[max(0, len(done)-lastOperations):]))
 				return
 			}
-			minimized, err := minimize(t, done)
+			minimized, err := minimize(t, start, done)
 			t.Logf("the shortest sequence found has %d operations:\n%s\nwhich ends with\n%v",
 				len(minimized), describe(minimized), err)
 		})
@@ -55,8 +70,7 @@ func TestRandomOperationsGetTheSameAnswers(t *testing.T) {
 }
 
 // generateAndRun draws and sends operations until one differs. It returns what was sent.
-func generateAndRun(t *testing.T, seed int64, count int) ([]operation, error) {
-	s := startSession(t)
+func generateAndRun(t *testing.T, s *session, seed int64, count int) ([]operation, error) {
 	defer s.close()
 	defer func() { t.Logf("calls by method and code: %v", s.tally) }()
 	g := &generator{random: newRandom(seed), session: s}
@@ -73,7 +87,12 @@ func generateAndRun(t *testing.T, seed int64, count int) ([]operation, error) {
 	if err := s.do(last); err != nil {
 		return done, err
 	}
-	return done, sameSnapshots(t, s)
+	for i, member := range s.members {
+		if err := sameSnapshots(t, member); err != nil {
+			return done, fmt.Errorf("member %d: %w", i, err)
+		}
+	}
+	return done, nil
 }
 
 // startSession starts two fresh servers.
@@ -81,7 +100,35 @@ func startSession(t *testing.T) *session {
 	t.Helper()
 	reference := cluster.Start(t, cluster.Reference(t), cluster.Options{Args: flags})
 	subject := cluster.Start(t, cluster.Subject(t), cluster.Options{Args: flags})
-	s, err := newSession(reference.Dial(), subject.Dial())
+	s, err := newSession([]counterparts{{reference.Dial(), subject.Dial()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// startClusters starts two fresh clusters.
+func startClusters(t *testing.T) *session {
+	t.Helper()
+	const size = 3
+	members := make([]counterparts, size)
+	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
+		group := cluster.NewGroupOn(t, hosts.New(t, size+1, 1), cluster.Three(program)...)
+		group.AddArgs(flags...)
+		// Elections in a busy moment would be a difference.
+		group.AddArgs("--election-timeout=5000")
+		if err := group.Run(); err != nil {
+			t.Fatal(err)
+		}
+		for i, member := range group.Members {
+			if members[i].reference == nil {
+				members[i].reference = member.Dial()
+			} else {
+				members[i].subject = member.Dial()
+			}
+		}
+	}
+	s, err := newSession(members)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +136,7 @@ func startSession(t *testing.T) *session {
 }
 
 // replay sends a recorded sequence to fresh servers and returns the first difference.
-func replay(t *testing.T, operations []operation) (int, error) {
-	s := startSession(t)
+func replay(s *session, operations []operation) (int, error) {
 	defer s.close()
 	for i, o := range operations {
 		if err := s.do(o); err != nil {
@@ -101,23 +147,23 @@ func replay(t *testing.T, operations []operation) (int, error) {
 }
 
 // minimize leaves out ever smaller parts of a failing sequence as long as it keeps failing.
-func minimize(t *testing.T, failing []operation) ([]operation, error) {
+func minimize(t *testing.T, start starter, failing []operation) ([]operation, error) {
 	deadline := time.Now().Add(minimizeTime)
 	var failure error
 	for size := len(failing) / 2; size >= 1; size /= 2 {
-		for start := 0; start < len(failing); {
+		for from := 0; from < len(failing); {
 			if time.Now().After(deadline) {
 				return failing, failure
 			}
-			shorter := append(append([]operation{}, failing[:start]...),
-				failing[min(start+size, len(failing)):]...)
+			shorter := append(append([]operation{}, failing[:from]...),
+				failing[min(from+size, len(failing)):]...)
 			var at int
 			var err error
-			t.Run("minimizing", func(t *testing.T) { at, err = replay(t, shorter) })
+			t.Run("minimizing", func(t *testing.T) { at, err = replay(start(t), shorter) })
 			if err != nil {
 				failing, failure = shorter[:min(at+1, len(shorter))], err
 			} else {
-				start += size
+				from += size
 			}
 		}
 	}

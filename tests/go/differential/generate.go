@@ -13,6 +13,8 @@ type generator struct {
 	random  *rand.Rand
 	session *session
 	alarms  []pb.AlarmType
+	// member is the one that the next operation asks.
+	member int
 }
 
 const (
@@ -82,8 +84,18 @@ func unary(method string, request proto.Message) operation {
 	return operation{method: method, request: request}
 }
 
-// next draws one operation. An active alarm is taken back soon, so that runs do not idle in it.
+// next draws one operation, and which member is asked.
 func (g *generator) next() operation {
+	if count := len(g.session.members); count > 1 {
+		g.member = g.random.Intn(count)
+	}
+	next := g.draw()
+	next.member = g.member
+	return next
+}
+
+// draw draws one operation. An active alarm is taken back soon, so that runs do not idle in it.
+func (g *generator) draw() operation {
 	if len(g.alarms) > 0 && g.chance(20) {
 		kind := g.alarms[0]
 		g.alarms = g.alarms[1:]
@@ -185,7 +197,9 @@ func (g *generator) hashRevision() int64 {
 	if len(hashed) > 0 && g.chance(30) {
 		// Ten are kept; which one is forgotten first is not looked at.
 		recent := hashed[max(0, len(hashed)-5):]
-		return recent[g.random.Intn(len(recent))]
+		drawn := recent[g.random.Intn(len(recent))]
+		g.member = drawn.member
+		return drawn.revision
 	}
 	revision := g.pastRevision()
 	if g.chance(30) || revision == g.session.compacted {

@@ -30,6 +30,9 @@ type operation struct {
 	request proto.Message
 	// stream is the number of a watch stream, for the watch verbs.
 	stream int
+	// member is the number of the member that is asked, on both sides. A stream stays with the one
+	// that it was opened at.
+	member int
 }
 
 // The verbs of watch streams. Opening is implied by the first use of a stream's number.
@@ -46,6 +49,9 @@ func (o operation) String() string {
 	text := o.method
 	if strings.HasPrefix(o.method, "watch") {
 		text = fmt.Sprintf("%s, stream %d", o.method, o.stream)
+	}
+	if o.member != 0 {
+		text += fmt.Sprintf(", member %d", o.member)
 	}
 	if o.request != nil {
 		written := prototext.MarshalOptions{}.Format(o.request)

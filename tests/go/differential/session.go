@@ -1,35 +1,45 @@
 package differential
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 )
 
-// session is one run of operations against two fresh servers.
+// session is one run of operations against two fresh servers, or clusters of as many members.
 type session struct {
-	reference, subject *grpc.ClientConn
-	revision           int64
-	compacted          int64
-	streams            map[int]*watchPair
-	history            *history
-	// Compactions whose hash both servers are known to have kept, and whether the last compaction
-	// was waited for.
-	hashed      []int64
-	allFinished bool
+	members   []counterparts
+	revision  int64
+	compacted int64
+	streams   map[int]*watchPair
+	history   *history
+	// Compactions whose hash a member of both sides is known to have kept.
+	hashed []compaction
+	// The member at which the last compaction was waited for, or -1.
+	finished int
 	// How often each method ended with each code, to see what a run has covered.
 	tally map[string]int
 }
 
+// counterparts are connections to a member of each side.
+type counterparts struct{ reference, subject *grpc.ClientConn }
+
+type compaction struct {
+	revision int64
+	member   int
+}
+
 // watchPair is one watch stream, opened on both servers.
 type watchPair struct {
+	member             int
 	reference, subject *deliveries
 	// What is left to compare, by watch id.
 	watchers map[int64]*watcher
@@ -38,20 +48,21 @@ type watchPair struct {
 	silent bool
 }
 
-func newSession(reference, subject *grpc.ClientConn) (*session, error) {
-	past, err := openHistory(reference)
+func newSession(members []counterparts) (*session, error) {
+	past, err := openHistory(members[0].reference)
 	if err != nil {
 		return nil, err
 	}
-	for _, server := range []*grpc.ClientConn{reference, subject} {
-		if err := awaitStorageVersion(server); err != nil {
-			return nil, err
+	for _, member := range members {
+		for _, server := range []*grpc.ClientConn{member.reference, member.subject} {
+			if err := awaitStorageVersion(server); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return &session{
-		reference: reference, subject: subject,
-		revision: 1, streams: map[int]*watchPair{}, history: past, tally: map[string]int{},
-		allFinished: true,
+		members: members, revision: 1, streams: map[int]*watchPair{}, history: past,
+		tally: map[string]int{},
 	}, nil
 }
 
@@ -87,6 +98,11 @@ func (p *watchPair) close() {
 
 // do sends an operation to both servers; an error is a difference or a broken server.
 func (s *session) do(o operation) error {
+	if len(s.members) > 1 {
+		if err := s.catchUp(o.member); err != nil {
+			return err
+		}
+	}
 	switch o.method {
 	case watchCreate:
 		return s.watchCreate(o)
@@ -113,17 +129,30 @@ func (s *session) do(o operation) error {
 	if err != nil {
 		return err
 	}
-	s.learn(o.request, reference)
+	s.learn(o, reference)
 	return nil
+}
+
+// catchUp lets a member of each side apply all that was done through others, by a linearizable
+// read. What it is asked then without looking at the others must not be the past.
+func (s *session) catchUp(member int) error {
+	read := unary(pb.KV_Range_FullMethodName, &pb.RangeRequest{Key: []byte("k")})
+	read.member = member
+	_, err := s.both(read)
+	return err
 }
 
 // both calls the two servers at the same time and compares what comes back.
 func (s *session) both(o operation) (outcome, error) {
 	var reference, subject outcome
 	var wait sync.WaitGroup
-	wait.Go(func() { reference = call(s.reference, o.method, o.request) })
-	wait.Go(func() { subject = call(s.subject, o.method, o.request) })
+	asked := s.members[o.member]
+	wait.Go(func() { reference = call(asked.reference, o.method, o.request) })
+	wait.Go(func() { subject = call(asked.subject, o.method, o.request) })
 	wait.Wait()
+	if len(s.members) > 1 {
+		hideElection(reference, subject)
+	}
 	s.tally[fmt.Sprintf("%s %v", o.method, reference.status.Code())]++
 	if text := compareOutcomes(o, reference, subject); text != "" {
 		return reference, errors.New(text)
@@ -131,20 +160,44 @@ func (s *session) both(o operation) (outcome, error) {
 	return reference, nil
 }
 
+// hideElection makes equal what depends on who was elected, which is a race: the leader in a
+// member's status, and the order of leases, which is that of their deadlines, since only the leader
+// keeps these.
+func hideElection(outcomes ...outcome) {
+	for _, outcome := range outcomes {
+		for _, reply := range outcome.replies {
+			switch reply := reply.(type) {
+			case *pb.StatusResponse:
+				reply.Leader = min(reply.Leader, 1)
+			case *pb.LeaseLeasesResponse:
+				slices.SortFunc(reply.Leases, func(a, b *pb.LeaseStatus) int {
+					return cmp.Compare(a.ID, b.ID)
+				})
+			}
+		}
+	}
+}
+
 // learn follows the revisions, which the generator and the watch oracle need.
-func (s *session) learn(request proto.Message, reference outcome) {
+func (s *session) learn(o operation, reference outcome) {
 	for _, reply := range reference.replies {
 		if headed, ok := reply.(interface{ GetHeader() *pb.ResponseHeader }); ok {
 			s.revision = max(s.revision, headed.GetHeader().GetRevision())
 		}
 	}
-	if compaction, ok := request.(*pb.CompactionRequest); ok && len(reference.replies) > 0 {
-		s.compacted = compaction.Revision
-		if compaction.Physical && s.allFinished {
-			s.hashed = append(s.hashed, compaction.Revision)
-		}
-		s.allFinished = compaction.Physical
+	compact, ok := o.request.(*pb.CompactionRequest)
+	if !ok || len(reference.replies) == 0 {
+		return
 	}
+	s.compacted = compact.Revision
+	if !compact.Physical {
+		s.finished = -1
+		return
+	}
+	if s.finished == o.member {
+		s.hashed = append(s.hashed, compaction{compact.Revision, o.member})
+	}
+	s.finished = o.member
 }
 
 // sync waits until every watcher of both servers has delivered all events up to the current

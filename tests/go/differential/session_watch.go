@@ -7,20 +7,22 @@ import (
 )
 
 // pair returns the stream of an operation, opening it on both servers when it is new.
-func (s *session) pair(number int) (*watchPair, error) {
-	if pair := s.streams[number]; pair != nil {
+func (s *session) pair(o operation) (*watchPair, error) {
+	if pair := s.streams[o.stream]; pair != nil {
 		return pair, nil
 	}
-	reference, err := openDeliveries(s.reference)
+	reference, err := openDeliveries(s.members[o.member].reference)
 	if err != nil {
 		return nil, err
 	}
-	subject, err := openDeliveries(s.subject)
+	subject, err := openDeliveries(s.members[o.member].subject)
 	if err != nil {
 		return nil, err
 	}
-	pair := &watchPair{reference: reference, subject: subject, watchers: map[int64]*watcher{}}
-	s.streams[number] = pair
+	pair := &watchPair{
+		member: o.member, reference: reference, subject: subject, watchers: map[int64]*watcher{},
+	}
+	s.streams[o.stream] = pair
 	return pair, nil
 }
 
@@ -46,9 +48,15 @@ func (p *watchPair) each(what string, holds func(*deliveries) bool) error {
 }
 
 func (s *session) watchCreate(o operation) error {
-	pair, err := s.pair(o.stream)
+	pair, err := s.pair(o)
 	if err != nil {
 		return err
+	}
+	if pair.member != o.member {
+		// Where it starts depends on what the stream's own member has applied.
+		if err := s.catchUp(pair.member); err != nil {
+			return err
+		}
 	}
 	create := o.request.(*pb.WatchCreateRequest)
 	err = pair.request(&pb.WatchRequest{

@@ -18,13 +18,13 @@ import (
 	"trilith.dev/tests/internal/boltfile"
 )
 
-// sameSnapshots compares all that the two servers hold, as their snapshots show it.
-func sameSnapshots(t *testing.T, s *session) error {
-	reference, err := settledSnapshot(s.reference, filepath.Join(t.TempDir(), "reference.db"))
+// sameSnapshots compares all that a member of each side holds, as their snapshots show it.
+func sameSnapshots(t *testing.T, member counterparts) error {
+	reference, err := settledSnapshot(member.reference, filepath.Join(t.TempDir(), "reference.db"))
 	if err != nil {
 		return err
 	}
-	subject, err := settledSnapshot(s.subject, filepath.Join(t.TempDir(), "subject.db"))
+	subject, err := settledSnapshot(member.subject, filepath.Join(t.TempDir(), "subject.db"))
 	if err != nil {
 		return err
 	}

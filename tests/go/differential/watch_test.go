@@ -19,6 +19,7 @@ import (
 func TestLargeRevisionIsFragmentedTheSame(t *testing.T) {
 	s := startSession(t)
 	defer s.close()
+	only := s.members[0]
 	const puts = 7
 	for i := range puts {
 		put := &pb.PutRequest{
@@ -38,7 +39,8 @@ func TestLargeRevisionIsFragmentedTheSame(t *testing.T) {
 			Key: []byte("large"), RangeEnd: []byte("m"), StartRevision: 1, Fragment: fragment,
 			PrevKv: true, Filters: []pb.WatchCreateRequest_FilterType{pb.WatchCreateRequest_NOPUT},
 		}
-		reference, subject := readAll(t, s.reference, request, puts), readAll(t, s.subject, request, puts)
+		reference, subject := readAll(t, only.reference, request, puts),
+			readAll(t, only.subject, request, puts)
 		if len(reference) != len(subject) {
 			t.Errorf("fragment %v: etcd sends %d messages, the subject %d",
 				fragment, len(reference), len(subject))

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// clients work at the same time, each through all members in turn, as it draws them.
-	clients = 8
+	// clients work at the same time. Some stay with a member, so that the others' are not all held up
+	// by it; the rest draw one for each call, so that they see what different members say.
+	clients, faithful = 9, 6
 	// Few keys, so that clients meet.
 	keys = 6
 	// pace is how long a client thinks before each call: faults are what is tested, not the load.
@@ -35,7 +36,7 @@ func startLoad(past *history, members []*grpc.ClientConn, seed int64) *load {
 	running := &load{stop: make(chan struct{})}
 	for number := range clients {
 		c := &client{
-			history: past, members: members, prefix: fmt.Sprintf("%d.%d.", seed, number),
+			history: past, members: members, number: number, prefix: fmt.Sprintf("%d.%d.", seed, number),
 			random: rand.New(rand.NewSource(seed*clients + int64(number))),
 			known:  map[string]int64{},
 		}
@@ -53,6 +54,7 @@ func (l *load) finish() {
 type client struct {
 	history *history
 	members []*grpc.ClientConn
+	number  int
 	random  *rand.Rand
 	prefix  string
 	written int
@@ -74,7 +76,10 @@ func (c *client) run(stop chan struct{}) {
 }
 
 func (c *client) work(ctx context.Context) {
-	number := c.random.Intn(len(c.members))
+	number := c.number % len(c.members)
+	if c.number >= faithful {
+		number = c.random.Intn(len(c.members))
+	}
 	kv := pb.NewKVClient(c.members[number])
 	key := fmt.Sprint("key", c.random.Intn(keys))
 	done := &call{key: key, sent: c.history.now()}

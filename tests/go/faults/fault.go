@@ -135,7 +135,7 @@ var garbage = fault{"garbage for all members", func(tr *trial) (func() error, er
 		return nil, err
 	}
 	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
-		return clientsOf(tr.network).Dial(ctx, address)
+		return tr.network.Clients().Dial(ctx, address)
 	}
 	ended := make(chan error, 1)
 	go func() {

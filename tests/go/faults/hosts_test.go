@@ -78,32 +78,16 @@ func (c *console) id(name string) string {
 	return ""
 }
 
-// newGroup prepares a cluster of one member on each of the first hosts, whose clients are on the
-// last one.
-func newGroup(t *testing.T, network *hosts.Network, programs ...cluster.Program) *cluster.Group {
-	return cluster.NewGroupAt(t, places(network), clientsOf(network).Dial, programs...)
-}
-
-func clientsOf(network *hosts.Network) *hosts.Host { return network.Hosts[len(network.Hosts)-1] }
-
-func places(network *hosts.Network) []cluster.Place {
-	var places []cluster.Place
-	for _, host := range network.Hosts {
-		places = append(places, cluster.Place{IP: host.IP, Wrapper: host.Wrapper()})
-	}
-	return places
-}
-
 // A cluster is founded on three hosts by the flags of etcd's guide, and the stock tools run it: they
 // see it, move its leader, add, promote, update and remove a member, and take snapshots.
 func TestStockToolsRunAClusterOnThreeHosts(t *testing.T) {
 	network := hosts.New(t, 5, 1)
-	group := newGroup(t, network, cluster.Three(cluster.Subject(t))...)
+	group := cluster.NewGroupOn(t, network, cluster.Three(cluster.Subject(t))...)
 	if err := group.Run(); err != nil {
 		t.Fatal(err)
 	}
 	group.Leader()
-	c := &console{t: t, host: clientsOf(network)}
+	c := &console{t: t, host: network.Clients()}
 	for _, member := range group.Members {
 		c.endpoints = append(c.endpoints, member.Client)
 	}
@@ -171,7 +155,7 @@ func changeMembers(t *testing.T, c *console, group *cluster.Group, network *host
 		t.Error(added)
 	}
 	// A member of etcd's own, which also shows that the two work together.
-	joiner := group.JoinAt(places(network)[3], clientsOf(network).Dial, cluster.Reference(t))
+	joiner := group.JoinOn(network.Hosts[3], cluster.Reference(t))
 	if err := joiner.Launch(); err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ func newTrial(t *testing.T, electionTimeout time.Duration, prepare func(*trial))
 		history: newHistory(), checker: newChecker(),
 	}
 	tr.network = hosts.New(t, members+1, seed)
-	tr.group = newGroup(t, tr.network, cluster.Three(cluster.Subject(t))...)
+	tr.group = cluster.NewGroupOn(t, tr.network, cluster.Three(cluster.Subject(t))...)
 	tr.group.AddArgs(fmt.Sprintf("--election-timeout=%d", electionTimeout.Milliseconds()),
 		fmt.Sprintf("--heartbeat-interval=%d", electionTimeout.Milliseconds()/10))
 	prepare(tr)

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+
+	"trilith.dev/tests/internal/hosts"
 )
 
 // Group is a cluster of several members on loopback, which talk to each other.
@@ -23,6 +25,8 @@ type Group struct {
 
 	t     testing.TB
 	peers []string
+	// network is nil where all members are on loopback.
+	network *hosts.Network
 }
 
 // NewGroup prepares a new cluster with one member of each program, and starts none of them.

@@ -74,6 +74,9 @@ func New(t *testing.T, count int, seed int64) *Network {
 	return n
 }
 
+// Clients is the host of the clients, the last one.
+func (n *Network) Clients() *Host { return n.Hosts[len(n.Hosts)-1] }
+
 func newHost(ip string) (*Host, error) {
 	host := &Host{IP: ip}
 	err := onThread(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() error {

@@ -1,31 +1,22 @@
 package cluster
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"trilith.dev/tests/internal/hosts"
 )
 
-// Place is a host of a member's own.
-type Place struct {
-	IP string
-	// Wrapper is put in front of a program to run it there.
-	Wrapper []string
-}
-
-// Connect opens a connection for the test's clients.
-type Connect func(ctx context.Context, address string) (net.Conn, error)
-
-// NewGroupAt prepares a new cluster with a member in each place, and starts none of them. The flags
-// are those that etcd's guide to clusters on three machines shows.
-func NewGroupAt(t testing.TB, places []Place, connect Connect, programs ...Program) *Group {
+// NewGroupOn prepares a new cluster with a member on each of the first hosts, and starts none of
+// them. The flags are those that etcd's guide to clusters on three machines shows. The clients are
+// on the last host.
+func NewGroupOn(t testing.TB, network *hosts.Network, programs ...Program) *Group {
 	t.Helper()
-	group := &Group{t: t}
+	group := &Group{t: t, network: network}
 	for i, program := range programs {
-		group.addAt(places[i], connect, program, "new")
+		group.addOn(network.Hosts[i], program, "new")
 	}
 	initial := "--initial-cluster=" + group.initialCluster()
 	for _, member := range group.Members {
@@ -34,23 +25,23 @@ func NewGroupAt(t testing.TB, places []Place, connect Connect, programs ...Progr
 	return group
 }
 
-// JoinAt prepares one more member in a place of its own, for a cluster that runs already.
-func (g *Group) JoinAt(place Place, connect Connect, program Program) *Member {
+// JoinOn prepares one more member on a host of its own, for a cluster that runs already.
+func (g *Group) JoinOn(host *hosts.Host, program Program) *Member {
 	g.t.Helper()
-	member := g.addAt(place, connect, program, "existing")
+	member := g.addOn(host, program, "existing")
 	member.args = append(member.args, "--initial-cluster="+g.initialCluster())
 	return member
 }
 
-// addAt prepares a member that does not know the others yet.
-func (g *Group) addAt(place Place, connect Connect, program Program, state string) *Member {
+// addOn prepares a member that does not know the others yet.
+func (g *Group) addOn(host *hosts.Host, program Program, state string) *Member {
 	name := fmt.Sprintf("etcd%d", len(g.Members)+1)
-	peer := fmt.Sprintf("http://%s:2380", place.IP)
-	member := prepare(g.t, program, Options{Wrapper: place.Wrapper})
+	peer := fmt.Sprintf("http://%s:2380", host.IP)
+	member := prepare(g.t, program, Options{Wrapper: host.Wrapper()})
 	// Where a member keeps its data by itself.
 	member.DataDir = filepath.Join(member.folder, name+".etcd")
-	member.Client = place.IP + ":2379"
-	member.connect = connect
+	member.Client = host.IP + ":2379"
+	member.connect = g.network.Clients().Dial
 	member.args = []string{
 		"--name", name,
 		"--initial-advertise-peer-urls", peer, "--listen-peer-urls", peer,
