@@ -13,6 +13,7 @@ pub mod compactor;
 pub mod corruption;
 pub mod import;
 
+pub mod hashing;
 pub mod propose;
 pub mod quota;
 pub mod read;

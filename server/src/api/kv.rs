@@ -241,6 +241,7 @@ pub(super) fn refused(error: MvccError) -> RequestError {
     match error {
         MvccError::Compacted { .. } => RequestError::Compacted,
         MvccError::FutureRevision { .. } => RequestError::FutureRevision,
+        MvccError::Stopped => RequestError::Stopped,
         other => RequestError::Other(Code::DataLoss, other.to_string()),
     }
 }

@@ -20,6 +20,7 @@ use crate::alarm::Alarms;
 use crate::apply::Reply;
 use crate::cluster::{Membership, SERVER_VERSION, Version, downgrade_target};
 use crate::error::RequestError;
+use crate::hashing::Hashing;
 use crate::ids::{MemberId, Revision};
 use crate::member::MemberHandle;
 use crate::mvcc::Store;
@@ -38,7 +39,9 @@ pub struct MaintenanceService {
     pub proposer: Proposer,
     /// Confirms what is decided from the state.
     pub reader: Reader,
-    /// What is hashed.
+    /// What is hashed, a few at a time.
+    pub hashing: Hashing,
+    /// What is defragmented, and sent as a snapshot.
     pub store: Store,
     /// What is measured.
     pub backend: Backend,
@@ -125,8 +128,7 @@ impl Maintenance for MaintenanceService {
         &self,
         _request: Request<pb::HashRequest>,
     ) -> Result<Response<pb::HashResponse>, Status> {
-        let store = self.store.clone();
-        let hashed = tokio::task::block_in_place(|| store.hash_all());
+        let hashed = self.hashing.all().await;
         let (hash, revision) = hashed.map_err(|error| status(refused(error)))?;
         let header = Some(self.header.at(revision.get()));
         Ok(Response::new(pb::HashResponse { header, hash }))
@@ -137,7 +139,7 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         let revision = Revision::new(request.into_inner().revision);
-        let hashed = tokio::task::block_in_place(|| self.store.hash_kv(revision));
+        let hashed = self.hashing.kv(revision).await;
         let hashed = hashed.map_err(|error| status(refused(error)))?;
         Ok(Response::new(pb::HashKvResponse {
             header: Some(self.header.at(hashed.current_revision.get())),

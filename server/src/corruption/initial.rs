@@ -29,7 +29,7 @@ impl Hasher {
             timeout = ?self.timeout,
             "starting initial corruption check"
         );
-        let own = self.own(Revision::default()).await;
+        let own = self.hashing.kv(Revision::default()).await;
         let own = own.map_err(|error| InitialCheckError::Unreadable(self.id, error))?;
         let peers = self.peers_at(own.revision).await;
         if count_mismatches(self.id, &own, &peers) > 0 {

@@ -23,9 +23,10 @@ use trilith_proto::etcdserverpb::alarm_request::AlarmAction;
 
 use crate::cluster::Membership;
 use crate::error::RequestError;
+use crate::hashing::Hashing;
 use crate::ids::{MemberId, Revision};
 use crate::member::MemberHandle;
-use crate::mvcc::{KvHash, MvccError, Store};
+use crate::mvcc::{MvccError, Store};
 use crate::peer::Peers;
 use crate::propose::Proposer;
 use crate::read::Reader;
@@ -42,6 +43,8 @@ pub struct Hasher {
     /// This member.
     pub id: MemberId,
     /// What is hashed here.
+    pub hashing: Hashing,
+    /// Has what compactions left.
     pub store: Store,
     /// Who is asked.
     pub membership: Membership,
@@ -61,15 +64,6 @@ pub struct Checks {
     pub reader: Reader,
     /// Takes alarms into the log.
     pub proposer: Proposer,
-}
-
-impl Hasher {
-    /// The hash of this member at a revision, as [`Store::hash_kv`].
-    async fn own(&self, revision: Revision) -> Result<KvHash, MvccError> {
-        let store = self.store.clone();
-        let hashed = tokio::task::spawn_blocking(move || store.hash_kv(revision)).await;
-        hashed.unwrap_or(Err(MvccError::Stopped))
-    }
 }
 
 impl Checks {
@@ -114,12 +108,22 @@ impl Checks {
     /// One periodic check; its suspect, if it has one.
     async fn check_current(&self) -> Result<Option<MemberId>, String> {
         let told = |error: MvccError| error.to_string();
-        let first = self.hasher.own(Revision::default()).await.map_err(told)?;
+        let first = self
+            .hasher
+            .hashing
+            .kv(Revision::default())
+            .await
+            .map_err(told)?;
         let peers = self.hasher.peers_at(first.revision).await;
         // Whatever the others had applied when they answered is applied here after this.
         let caught_up = self.reader.linearizable().await;
         caught_up.map_err(|error| error.to_string())?;
-        let second = self.hasher.own(Revision::default()).await.map_err(told)?;
+        let second = self
+            .hasher
+            .hashing
+            .kv(Revision::default())
+            .await
+            .map_err(told)?;
         Ok(periodic::suspect(self.hasher.id, &first, &second, &peers))
     }
 
@@ -154,6 +158,7 @@ impl Checks {
 mod testing {
     use super::ask::{PeerError, PeerHash};
     use super::*;
+    use crate::mvcc::KvHash;
 
     /// A hash of this member.
     pub(super) fn own(hash: u32, revision: i64, compact_revision: i64) -> KvHash {

@@ -6,6 +6,7 @@ use super::error::NodeError;
 use crate::apply::State;
 use crate::config::Config;
 use crate::corruption::{Checks, Hasher};
+use crate::hashing::Hashing;
 use crate::ids::MemberId;
 use crate::peer::Peers;
 use crate::propose::request_timeout;
@@ -14,6 +15,7 @@ use crate::propose::request_timeout;
 pub(super) fn hasher(config: &Config, id: MemberId, state: &State, peers: &Peers) -> Hasher {
     Hasher {
         id,
+        hashing: Hashing::new(state.store.clone()),
         store: state.store.clone(),
         membership: state.membership.clone(),
         peers: peers.clone(),

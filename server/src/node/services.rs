@@ -42,7 +42,7 @@ impl Node {
     pub(super) fn asked(&self) -> Asked {
         Asked {
             cluster_id: self.header.cluster_id(),
-            store: self.state.store.clone(),
+            hashing: self.hasher.hashing.clone(),
             membership: self.state.membership.clone(),
             reader: self.reader.clone(),
         }
@@ -119,6 +119,7 @@ impl Node {
                 header,
                 proposer,
                 reader,
+                hashing: self.hasher.hashing.clone(),
                 backend: store.backend().clone(),
                 store,
                 alarms,

@@ -8,8 +8,9 @@ use crate::cluster::Membership;
 use crate::corruption::{
     CLUSTER_ID_MISMATCH, COMPACTED, FUTURE_REVISION, HashAnswer, HashHeader, HashQuestion,
 };
+use crate::hashing::Hashing;
 use crate::ids::{ClusterId, Revision};
-use crate::mvcc::{MvccError, Store};
+use crate::mvcc::MvccError;
 use crate::peer;
 use crate::read::Reader;
 
@@ -19,7 +20,7 @@ pub(super) struct Asked {
     /// Named in every answer.
     pub(super) cluster_id: ClusterId,
     /// What is hashed.
-    pub(super) store: Store,
+    pub(super) hashing: Hashing,
     /// Has the downgrade job.
     pub(super) membership: Membership,
     /// Confirms what it says.
@@ -43,16 +44,15 @@ impl Asked {
         };
         let revision = question.and_then(|question| question.revision);
         let revision = Revision::new(revision.unwrap_or_default());
-        let store = self.store.clone();
-        let hashed = tokio::task::spawn_blocking(move || store.hash_kv(revision)).await;
-        let hashed = match hashed {
-            Ok(Ok(hashed)) => hashed,
-            Ok(Err(error)) => {
-                tracing::warn!("requested-revision" = %revision, %error, "failed to get hashKV");
-                return peer::error(StatusCode::BAD_REQUEST, &text(&error));
-            }
-            Err(_canceled) => {
+        let hashed = match self.hashing.kv(revision).await {
+            Ok(hashed) => hashed,
+            Err(MvccError::Stopped) => {
                 return peer::error(StatusCode::INTERNAL_SERVER_ERROR, "the server stops");
+            }
+            Err(error) => {
+                let revision = revision.get();
+                tracing::warn!("requested-revision" = revision, %error, "failed to get hashKV");
+                return peer::error(StatusCode::BAD_REQUEST, &text(&error));
             }
         };
         let answer = HashAnswer {

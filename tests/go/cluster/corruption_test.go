@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os/exec"
 	"strings"
 	"testing"
@@ -42,57 +43,52 @@ func alarms(t *testing.T, connection *grpc.ClientConn) []*pb.AlarmMember {
 	return got.Alarms
 }
 
-// logged waits until what a member has logged since a mark has a line with all of the parts.
-func logged(t *testing.T, member *cluster.Member, since, times int, parts ...string) {
-	t.Helper()
-	ctx := context20s(t)
-	for {
-		found := 0
-		for _, line := range strings.Split(member.Log()[since:], "\n") {
-			missing := false
-			for _, part := range parts {
-				missing = missing || !strings.Contains(line, part)
-			}
-			if !missing {
-				found++
-			}
-		}
-		if found >= times {
-			return
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("%s has logged %q %d times and not %d", member.Program.Name, parts, found, times)
-		}
-		time.Sleep(pollInterval)
-	}
-}
-
-// work writes what members hash, and compacts, until it is told to stop.
-func work(ctx context.Context, connection *grpc.ClientConn) error {
+// work writes what members hash, in every form, and compacts, until it is told to stop.
+func work(ctx context.Context, connection *grpc.ClientConn, random *rand.Rand) error {
 	kv, leases := pb.NewKVClient(connection), pb.NewLeaseClient(connection)
-	lease, err := leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 1000}, grpc.WaitForReady(true))
-	if err != nil {
-		return err
-	}
-	for i := 0; ctx.Err() == nil; i++ {
-		key := []byte(fmt.Sprint("key", i%40))
-		answer, err := kv.Put(ctx, &pb.PutRequest{Key: key, Value: fmt.Append(nil, i), Lease: lease.ID})
-		if err == nil && i%7 == 3 {
-			_, err = kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: key})
+	firstLease := random.Int64N(1 << 60)
+	for i := int64(0); ctx.Err() == nil; i++ {
+		key, other := fmt.Append(nil, "key", random.IntN(40)), fmt.Append(nil, "other", random.IntN(40))
+		lease := firstLease + i/50 + 1
+		var err error
+		current := &pb.ResponseHeader{}
+		switch random.IntN(8) {
+		case 0:
+			var deleted *pb.DeleteRangeResponse
+			deleted, err = kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: key, RangeEnd: []byte("key2")})
+			current = deleted.GetHeader()
+		case 1:
+			// Several changes of one revision.
+			_, err = kv.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+				{Request: &pb.RequestOp_RequestDeleteRange{
+					RequestDeleteRange: &pb.DeleteRangeRequest{Key: key},
+				}},
+				{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: other}}},
+			}})
+		default:
+			put := &pb.PutRequest{Key: key, Value: fmt.Append(nil, i)}
+			if i%50 > 0 {
+				put.Lease = lease
+			}
+			var answer *pb.PutResponse
+			answer, err = kv.Put(ctx, put)
+			current = answer.GetHeader()
 		}
-		if err == nil && i%11 == 5 {
-			put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
-				RequestPut: &pb.PutRequest{Key: key, Value: []byte("again")},
-			}}
-			_, err = kv.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{put}})
-		}
-		if err == nil && i%20 == 19 {
-			_, err = kv.Compact(ctx, &pb.CompactionRequest{Revision: answer.Header.Revision - 5})
+		switch {
+		case err != nil:
+		case i%50 == 0:
+			_, err = leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: lease, TTL: 1000})
+		case i%50 == 49:
+			// Which deletes the keys that are on it.
+			_, err = leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: lease})
+		case i%20 == 19 && current.GetRevision() > 20:
+			// Also at a deletion, and at the current revision.
+			target := current.Revision - random.Int64N(4)
+			_, err = kv.Compact(ctx, &pb.CompactionRequest{Revision: target})
 		}
 		if err != nil && ctx.Err() == nil {
 			return fmt.Errorf("step %d: %w", i, err)
 		}
-		time.Sleep(pollInterval)
 	}
 	return nil
 }
@@ -107,20 +103,28 @@ func TestChecksOfMixedClustersCompareAllAndStaySilent(t *testing.T) {
 	if err := group.Run(); err != nil {
 		t.Fatal(err)
 	}
+	times := 3
+	if cluster.Soak() {
+		times = 100
+	}
 	for _, leader := range group.Members[:2] {
 		lead(t, group, leader)
 		mark := len(leader.Log())
-		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
-		working := make(chan error, 1)
-		go func() { working <- work(ctx, leader.Dial()) }()
-		logged(t, leader, mark, 3, "finished peer corruption check", `"number-of-peers-checked":2`)
-		logged(t, leader, mark, 3, "successfully checked hash on whole cluster",
+		ctx, stop := context.WithCancel(t.Context())
+		working, seed := make(chan error, 1), rand.Uint64()
+		t.Logf("seed %d", seed)
+		go func() { working <- work(ctx, leader.Dial(), rand.New(rand.NewPCG(seed, 0))) }()
+		logged(t, leader, mark, times, "finished peer corruption check", `"number-of-peers-checked":2`)
+		logged(t, leader, mark, times, "successfully checked hash on whole cluster",
 			`"number-of-peers-checked":2`)
 		stop()
 		if err := <-working; err != nil {
 			t.Error(err)
 		}
 	}
+	sameFields(t, group.Members[0].Log(), group.Members[1].Log(),
+		"enabled corruption checking", "finished peer corruption check", "starting compact hash check",
+		"finished compaction hash check", "successfully checked hash on whole cluster", "storing new hash")
 	for _, member := range group.Members[:2] {
 		if err := member.Stop(); err != nil {
 			t.Fatal(err)
@@ -196,6 +200,7 @@ func suspects(t *testing.T, group *cluster.Group) (found []int) {
 // and whichever has the flaw; where that cannot be told, it is raised for nobody, as in etcd.
 func TestADifferenceRaisesTheAlarmForTheRightMember(t *testing.T) {
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
+	logs := map[cluster.Program]string{}
 	for _, run := range []struct {
 		name     string
 		programs []cluster.Program
@@ -231,6 +236,7 @@ func TestADifferenceRaisesTheAlarmForTheRightMember(t *testing.T) {
 			}
 			logged(t, group.Members[0], 0, 1, `"level":"error"`, `"Detected compaction hash mismatch"`,
 				`"leader-compact-revision":-1`, fmt.Sprintf(`"quorum-exist":%v`, run.want >= 0))
+			logs[run.programs[0]] += group.Members[0].Log()
 		})
 		if run.want != 2 {
 			// The periodic check suspects whichever follower it asks first.
@@ -249,14 +255,19 @@ func TestADifferenceRaisesTheAlarmForTheRightMember(t *testing.T) {
 			}
 			logged(t, group.Members[0], 0, 1, `"level":"warn"`, `"follower-compact-revision":-1`,
 				`"same compact revision then hashes must match"`, `"follower-peer-id":"`)
+			logs[run.programs[0]] += group.Members[0].Log()
 		})
 	}
+	sameFields(t, logs[etcd], logs[subject],
+		"Detected compaction hash mismatch", "same compact revision then hashes must match",
+		"Detected compaction hash mismatch but cannot identify the corrupted members, "+
+			"so intentionally set the memberID as 0")
 }
 
 // A member that has other data than the others does not start, and starts once it has theirs.
 func TestTheInitialCheckKeepsADivergedMemberOut(t *testing.T) {
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
-	told := map[string][]string{}
+	told, logs := map[string][]string{}, map[cluster.Program]string{}
 	for name, programs := range map[string][]cluster.Program{
 		etcd.Name:          cluster.Three(etcd),
 		subject.Name:       cluster.Three(subject),
@@ -296,6 +307,7 @@ func TestTheInitialCheckKeepsADivergedMemberOut(t *testing.T) {
 				t.Fatal(err)
 			}
 			logged(t, member, mark, 1, "initial corruption checking passed; no corruption")
+			logs[member.Program] += member.Log()
 			if err := group.SameHashes(context20s(t)); err != nil {
 				t.Error(err)
 			}
@@ -304,6 +316,9 @@ func TestTheInitialCheckKeepsADivergedMemberOut(t *testing.T) {
 	told[subject.Name] = append(told[subject.Name], told["subject by etcds"]...)
 	told[etcd.Name] = append(told[etcd.Name], told[etcd.Name]...)
 	compare(t, told)
+	sameFields(t, logs[etcd], logs[subject],
+		"starting initial corruption check", "found different hash values from remote peer",
+		"checkInitialHashKV failed", "initial corruption checking passed; no corruption")
 }
 
 // A difference that only HashKV shows is shown by the offline command too: it is not damage.

@@ -8,7 +8,7 @@ const ORDER: [&[&str]; 11] = [
     &["node", "command"],
     &["api", "compactor", "corruption", "import"],
     &["reconfigure", "primary", "transfer"],
-    &["propose", "read", "quota"],
+    &["propose", "read", "quota", "hashing"],
     &["member", "peer", "apply"],
     &["snapshot"],
     &["mvcc", "lease", "auth", "cluster", "alarm"],
