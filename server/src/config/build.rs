@@ -90,16 +90,13 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
         socket_reuse_address: values.bool("socket-reuse-address"),
         corrupt_check_time: some_time(values.duration("corrupt-check-time")),
         compact_hash_check_time: at_least_zero(values.duration("compact-hash-check-time")),
-        compaction_batch_limit: or_default(
-            size(values.int("compaction-batch-limit")),
-            DEFAULT_COMPACTION_BATCH,
-        ),
-        compaction_sleep_interval: some_time(values.duration("compaction-sleep-interval"))
-            .unwrap_or(DEFAULT_COMPACTION_SLEEP),
+        compaction_batch_limit: compaction_batch(values),
+        compaction_sleep_interval: compaction_sleep(values),
         watch_progress_notify_interval: progress_interval(values, notes),
         warning_apply_duration: at_least_zero(values.duration("warning-apply-duration")),
         warning_unary_request_duration: unary_warning(values),
         feature_gates: values.gates("feature-gates").clone(),
+        force_new_cluster: values.bool("force-new-cluster"),
         unsafe_no_fsync: values.bool("unsafe-no-fsync"),
         log: log(values)?,
     })
@@ -108,6 +105,15 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
 fn defrag_threshold(values: &Values) -> Option<u64> {
     let megabytes = values.uint("bootstrap-defrag-threshold-megabytes");
     Some(megabytes.saturating_mul(1 << 20)).filter(|bytes| *bytes > 0)
+}
+
+fn compaction_batch(values: &Values) -> usize {
+    let rows = size(values.int("compaction-batch-limit"));
+    or_default(rows, DEFAULT_COMPACTION_BATCH)
+}
+
+fn compaction_sleep(values: &Values) -> Duration {
+    some_time(values.duration("compaction-sleep-interval")).unwrap_or(DEFAULT_COMPACTION_SLEEP)
 }
 
 fn unary_warning(values: &Values) -> Duration {

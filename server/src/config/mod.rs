@@ -125,6 +125,8 @@ pub struct Config {
     pub warning_unary_request_duration: Duration,
     /// Switches for new features.
     pub feature_gates: FeatureGates,
+    /// Whether to go on with the data of a cluster, without its other members.
+    pub force_new_cluster: bool,
     /// Whether to go on without waiting for the disk; a power cut then loses data.
     pub unsafe_no_fsync: bool,
     /// Where the log goes, from which level on, in which form.

@@ -36,6 +36,7 @@ impl Config {
             { "max-request-bytes" } = self.max_request_bytes,
             { "max-concurrent-streams" } = self.max_concurrent_streams,
             { "pre-vote" } = self.pre_vote,
+            { "force-new-cluster" } = self.force_new_cluster,
             { "feature-gates" } = self.feature_gates.to_string(),
             { "corrupt-check-time-interval" } = time(self.corrupt_check_time.unwrap_or_default()),
             { "compact-check-time-interval" } = time(self.compact_hash_check_time),

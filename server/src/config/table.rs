@@ -47,10 +47,6 @@ pub(super) const JOINING: Missing = missing(
     "Trilith cannot join a cluster that runs already yet",
     "start a new cluster with all members in --initial-cluster",
 );
-const LONE_SURVIVOR: Missing = missing(
-    "Trilith cannot make a cluster of one member out of another one's data yet",
-    "restore a snapshot with etcdutl instead",
-);
 const HTTP: Missing = missing(
     "Trilith serves no plain HTTP yet, only gRPC",
     "leave it out, and use gRPC on --listen-client-urls",
@@ -308,7 +304,7 @@ flags! {
         "Time between two looks at a downgrade job.";
 }
 "Unsafe feature" {
-    "force-new-cluster" "false" Bool, Later(&LONE_SURVIVOR),
+    "force-new-cluster" "false" Bool, Ready,
         "Found a new cluster of this member alone from its data.";
     "unsafe-no-fsync" "false" Bool, Ready, "Do not wait for the disk; a power cut loses data.";
 }

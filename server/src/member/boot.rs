@@ -9,7 +9,7 @@ use raft::eraftpb::EntryType;
 
 use super::conf_change::{ConfChange, ConfChangeKind, ConfState};
 use super::log::{LogError, LogReader, Recovered};
-use crate::ids::{Index, Term};
+use crate::ids::{Index, MemberId, Term};
 
 /// How far the durable state has applied the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,6 +177,15 @@ pub enum Misfit {
     /// Nobody votes.
     #[error("it does not begin with the members of its cluster")]
     NoVoters,
+    /// A new cluster cannot be made of a member that does not vote.
+    #[error(
+        "--force-new-cluster would leave nobody to vote: member {id} is no voter of the cluster \
+         that the log is of"
+    )]
+    NoVoterLeft {
+        /// The member.
+        id: MemberId,
+    },
     /// It cannot be read.
     #[error(transparent)]
     Unreadable(#[from] LogError),

@@ -138,6 +138,7 @@ fn run(id: MemberId, directory: &Path, network: &Network) -> Running {
         pre_vote: true,
         catch_up_entries: 100,
         seed: id.get(),
+        force_new_cluster: false,
     };
     let log = MemberLog::open(directory, true).unwrap();
     let handle = log

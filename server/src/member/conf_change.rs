@@ -217,7 +217,7 @@ impl Member {
 /// Changes that wait for the one before them; beyond it they become empty entries, as in etcd.
 const HELD_CHANGES_MAX: usize = 16;
 
-fn is_change(entry: &eraftpb::Entry) -> bool {
+pub(super) fn is_change(entry: &eraftpb::Entry) -> bool {
     entry.get_entry_type() == eraftpb::EntryType::EntryConfChange
 }
 

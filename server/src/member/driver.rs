@@ -61,6 +61,8 @@ pub struct MemberOptions {
     pub catch_up_entries: u64,
     /// Where the election timeouts are drawn from; different for each member.
     pub seed: u64,
+    /// `--force-new-cluster`: everybody else is removed.
+    pub force_new_cluster: bool,
 }
 
 /// A member's log, opened and not yet checked against its state.
@@ -168,14 +170,23 @@ impl MemberLog {
             log: directory.clone(),
             misfit,
         };
-        let recovered = boot::check(recovered, &log, Applied::from(applied)).map_err(misfit)?;
+        let mut recovered = boot::check(recovered, &log, Applied::from(applied)).map_err(misfit)?;
         let conf_state = match conf_state {
             Some(conf_state) => conf_state,
             None => boot::first_conf_state(&recovered, &log).map_err(misfit)?,
         };
+        let mut alone = None;
+        if options.force_new_cluster {
+            let applied = applied.0.get();
+            let forced = force::alone(&mut recovered, &log, options.id, &conf_state, applied);
+            alone = forced.map_err(misfit)?;
+        }
         let boot_epoch = recovered.boot_epoch + 1;
         log.begin_epoch(boot_epoch)
             .map_err(StartError::log(&directory))?;
+        if let Some(alone) = alone {
+            log.write(&alone).map_err(StartError::log(&directory))?;
+        }
 
         let log = Arc::new(log);
         let heartbeat = options.heartbeat;

@@ -60,6 +60,7 @@ fn options() -> MemberOptions {
         pre_vote: true,
         catch_up_entries: 0,
         seed: 1,
+        force_new_cluster: false,
     }
 }
 

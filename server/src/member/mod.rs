@@ -10,6 +10,7 @@ mod conf_change;
 mod driver;
 mod entry;
 mod fatal;
+mod force;
 mod handover;
 mod kept_log;
 mod log;

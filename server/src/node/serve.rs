@@ -203,7 +203,7 @@ impl Node {
             peers: peers.clone(),
             snapshots,
         };
-        let options = member_options(config, id);
+        let options = member_options(config, id, opened.is_new);
         let member = log.start(options, store.applied(), opened.conf_state, Arc::new(sink))?;
         to_member.member.get_or_init(|| member.clone());
         peers.set_members(peers::urls(&state.membership.table()));
@@ -451,7 +451,7 @@ fn proposer(
     .with_priority(config.feature_gates.priority_request)
 }
 
-fn member_options(config: &Config, id: MemberId) -> MemberOptions {
+fn member_options(config: &Config, id: MemberId, is_new: bool) -> MemberOptions {
     MemberOptions {
         id,
         heartbeat: config.heartbeat_interval,
@@ -459,6 +459,8 @@ fn member_options(config: &Config, id: MemberId) -> MemberOptions {
         pre_vote: config.pre_vote,
         catch_up_entries: config.snapshot_catchup_entries,
         seed: id.get(),
+        // A member that is made by this start has no cluster to leave.
+        force_new_cluster: config.force_new_cluster && !is_new,
     }
 }
 

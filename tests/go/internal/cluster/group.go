@@ -78,7 +78,7 @@ func (g *Group) Joiner(program Program) *Member {
 // AddArgs gives every member more flags; they count from its next start on.
 func (g *Group) AddArgs(args ...string) {
 	for _, member := range g.Members {
-		member.args = append(member.args, args...)
+		member.AddArgs(args...)
 	}
 }
 

@@ -117,6 +117,9 @@ func prepare(t testing.TB, program Program, options Options) *Member {
 	return member
 }
 
+// AddArgs gives the member more flags; they count from its next start on.
+func (m *Member) AddArgs(args ...string) { m.args = append(m.args, args...) }
+
 // Run starts the process and waits until it serves. The log goes on in the same file.
 func (m *Member) Run() error {
 	if err := m.Launch(); err != nil {
