@@ -9,6 +9,7 @@ use crate::alarm::Alarms;
 use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::cluster::datadir::{Content, DataDir};
+use crate::cluster::identity::Identity;
 use crate::lease::Lessor;
 use crate::member::MemberLog;
 use crate::mvcc::{self, Published, Verified};
@@ -39,28 +40,7 @@ pub(super) fn run(matches: &ArgMatches) -> Printed {
 }
 
 fn check(directory: &Path, wal_dir: Option<&Path>) -> Result<String, Box<dyn std::error::Error>> {
-    if !directory.is_dir() {
-        return Err(format!("there is no directory {}", directory.display()).into());
-    }
-    let data_dir = DataDir::lock(directory)?;
-    let identity = match data_dir.content()? {
-        Content::Nothing if data_dir.is_between_names() => {
-            let text = "a crash has cut off the last step of taking over etcd's data; the next \
-                        start does it";
-            return Err(text.into());
-        }
-        Content::Member(identity) => identity,
-        Content::Etcd(member) => {
-            let text = format!(
-                "{} was made by etcd; etcdutl looks into it",
-                member.display()
-            );
-            return Err(text.into());
-        }
-        Content::Nothing => {
-            return Err(format!("{} holds no member", directory.display()).into());
-        }
-    };
+    let (data_dir, identity) = member_in(directory)?;
     let mut text = format!(
         "member {} of cluster {}\n",
         identity.member_id, identity.cluster_id
@@ -105,5 +85,31 @@ fn check(directory: &Path, wal_dir: Option<&Path>) -> Result<String, Box<dyn std
     Ok(text)
 }
 
-const DIRECTORY: &str = "data-dir";
+/// The member whose data directory this is, locked.
+pub(super) fn member_in(
+    directory: &Path,
+) -> Result<(DataDir, Identity), Box<dyn std::error::Error>> {
+    if !directory.is_dir() {
+        return Err(format!("there is no directory {}", directory.display()).into());
+    }
+    let data_dir = DataDir::lock(directory)?;
+    match data_dir.content()? {
+        Content::Nothing if data_dir.is_between_names() => {
+            let text = "a crash has cut off the last step of taking over etcd's data; the next \
+                        start does it";
+            Err(text.into())
+        }
+        Content::Member(identity) => Ok((data_dir, identity)),
+        Content::Etcd(member) => {
+            let text = format!(
+                "{} was made by etcd; etcdutl looks into it",
+                member.display()
+            );
+            Err(text.into())
+        }
+        Content::Nothing => Err(format!("{} holds no member", directory.display()).into()),
+    }
+}
+
+pub(super) const DIRECTORY: &str = "data-dir";
 const WAL_DIR: &str = "wal-dir";

@@ -4,6 +4,7 @@
 //! own. Nothing here prints: the text goes back to `main`.
 
 mod check;
+mod hashkv;
 mod snapshot;
 mod status_text;
 
@@ -38,12 +39,14 @@ fn program() -> Command {
         .about("Offline commands for Trilith's and etcd's files")
         .subcommand_required(true)
         .subcommand(check::command())
+        .subcommand(hashkv::command())
         .subcommand(snapshot::command())
 }
 
 fn chosen(matches: &ArgMatches) -> Printed {
     match matches.subcommand() {
         Some((check::NAME, matches)) => check::run(matches),
+        Some((hashkv::NAME, matches)) => hashkv::run(matches),
         Some((snapshot::NAME, matches)) => snapshot::run(matches),
         _ => unreachable_command(),
     }
@@ -80,7 +83,7 @@ fn failed(code: u8, error: impl std::fmt::Display) -> Printed {
     }
 }
 
-const COMMANDS: [&str; 2] = [check::NAME, snapshot::NAME];
+const COMMANDS: [&str; 3] = [check::NAME, hashkv::NAME, snapshot::NAME];
 
 /// etcdutl's exit codes.
 const ERROR: u8 = 1;

@@ -1,4 +1,4 @@
-//! The status of a snapshot in etcdutl's output formats, to the letter.
+//! etcdutl's output formats, and the status of a snapshot in them, to the letter.
 
 use serde::Serialize;
 
@@ -36,7 +36,7 @@ impl Format {
             Self::Fields => fields(status),
             Self::Json => json(status),
             Self::Simple => format!("{}\n", cells(status).join(", ")),
-            Self::Table => table(&cells(status)),
+            Self::Table => table(&HEADS, &cells(status)),
         }
     }
 }
@@ -89,8 +89,8 @@ fn cells(status: &SnapshotStatus) -> [String; 5] {
 const HEADS: [&str; 5] = ["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE", "VERSION"];
 
 /// One row under its heads: heads in the middle of their columns, cells at the right.
-fn table(cells: &[String; 5]) -> String {
-    let columns = || HEADS.iter().zip(cells);
+pub(super) fn table<const N: usize>(heads: &[&str; N], cells: &[String; N]) -> String {
+    let columns = || heads.iter().zip(cells);
     let width = |(head, cell): (&&str, &String)| head.len().max(cell.len());
     let rule = |left: &str, middle: &str, right: &str| {
         let lines: Vec<_> = columns()

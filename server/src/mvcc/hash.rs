@@ -19,7 +19,7 @@ use crate::{
         interval::Interval,
         record::{Address, Kind, Row},
         source::Source,
-        store::Store,
+        store::{Published, Store},
     },
     storage::{Family, StorageError, View, schema},
 };
@@ -77,33 +77,7 @@ impl Store {
                 ..kept
             });
         }
-        if revision.get() > 0 && revision < compacted {
-            return Err(MvccError::Compacted {
-                requested: revision,
-                compacted,
-            });
-        }
-        if revision > current {
-            return Err(MvccError::FutureRevision {
-                requested: revision,
-                current,
-            });
-        }
-        let revision = if revision.get() == 0 {
-            current
-        } else {
-            revision
-        };
-        let source = read.source();
-        let any_lives = any_lives(source, revision)?;
-        let hash = hash_rows(read.view(), compacted, revision, any_lives)?;
-        let current_revision = current;
-        Ok(KvHash {
-            hash,
-            compact_revision: compacted,
-            revision,
-            current_revision,
-        })
+        at(read.source(), current, compacted, revision)
     }
 
     /// The hashes that compactions left, lowest revision first; at most ten.
@@ -124,6 +98,55 @@ impl Store {
         walk_buckets(read.view(), &mut hasher)?;
         Ok((hasher.hash, read.revision()))
     }
+}
+
+/// As [`Store::hash_kv`] of a store that nobody runs: there is nothing that compactions left.
+///
+/// # Errors
+///
+/// As [`Store::hash_kv`].
+pub fn hash_view(view: &View, revision: Revision) -> Result<KvHash, MvccError> {
+    let published = Published::load(view.clone())?;
+    let (current, compacted) = (published.revision, published.compact_revision);
+    let source = Source {
+        view,
+        published: current.get(),
+        overlay: None,
+    };
+    at(source, current, compacted, revision)
+}
+
+fn at(
+    source: Source<'_>,
+    current: Revision,
+    compacted: Revision,
+    revision: Revision,
+) -> Result<KvHash, MvccError> {
+    if revision.get() > 0 && revision < compacted {
+        return Err(MvccError::Compacted {
+            requested: revision,
+            compacted,
+        });
+    }
+    if revision > current {
+        return Err(MvccError::FutureRevision {
+            requested: revision,
+            current,
+        });
+    }
+    let revision = if revision.get() == 0 {
+        current
+    } else {
+        revision
+    };
+    let any_lives = any_lives(source, revision)?;
+    let hash = hash_rows(source.view, compacted, revision, any_lives)?;
+    Ok(KvHash {
+        hash,
+        compact_revision: compacted,
+        revision,
+        current_revision: current,
+    })
 }
 
 /// The hash that etcd keeps of a compaction from `previous` to `target`: of every row there is

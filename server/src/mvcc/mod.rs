@@ -54,7 +54,7 @@ pub use buckets::{
 };
 pub use error::MvccError;
 pub use event::{Event, EventKind, RevisionEvents};
-pub use hash::KvHash;
+pub use hash::{KvHash, hash_view};
 pub use interval::{End, Interval};
 pub use load::{LoadedRevisions, Loader};
 pub use range::{RangeQuery, RangeResult, SortOrder, SortTarget};

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,6 +65,42 @@ func TestStatusPrintsWhatEtcdutlPrints(t *testing.T) {
 		ours, theirs := runPath(t, trilith, arguments...), runPath(t, cluster.Tool(t, "etcdutl"), arguments...)
 		if ours.stdout != "" || ours.stderr == "" {
 			t.Errorf("%v: %+v, etcdutl: %+v", wrong, ours, theirs)
+		}
+	}
+}
+
+// The hash of a data directory is what etcdutl computes over a snapshot of the same member.
+func TestHashKVPrintsWhatEtcdutlPrints(t *testing.T) {
+	trilith := skipWithoutCommands(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
+	client := connect(t, member)
+	compacted := history{client, ctx, t}.make()
+	now, err := client.Get(ctx, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	current := now.Header.Revision
+	path := save(t, member)
+	if err := member.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, revision := range []int64{
+		0, compacted - 1, compacted, compacted + 1, current - 1, current, current + 1, -1,
+	} {
+		for _, format := range []string{"simple", "table", "json", "fields", "xml"} {
+			flags := []string{fmt.Sprintf("--rev=%d", revision), "--write-out=" + format}
+			ours := runPath(t, trilith, append([]string{"hashkv", member.DataDir}, flags...)...)
+			theirs := runPath(t, cluster.Tool(t, "etcdutl"), append([]string{"hashkv", path}, flags...)...)
+			if ours.stdout != theirs.stdout || ours.code != theirs.code {
+				t.Errorf("%v: %+v, etcdutl %+v", flags, ours, theirs)
+			}
+		}
+	}
+	for _, wrong := range []string{"/nowhere", t.TempDir()} {
+		if refused := runPath(t, trilith, "hashkv", wrong); refused.code != 1 || refused.stderr == "" {
+			t.Errorf("%s: %+v", wrong, refused)
 		}
 	}
 }
