@@ -121,12 +121,15 @@ impl Compactor {
             Err(error) => fatal("cannot compact the state", &error),
         };
         self.finished.send_replace(target);
+        let sizes = self.store.backend().sizes();
         tracing::info!(
             "compact-revision" = target.get(),
             "took" = ?begun.elapsed(),
             "rows-seen" = report.rows_seen,
-            "revisions-removed" = report.revisions_removed,
+            "number-of-keys-compacted" = report.revisions_removed,
             "hash" = report.hash.map(|hash| hash.hash),
+            "current-db-size-bytes" = sizes.total_bytes,
+            "current-db-size-in-use-bytes" = sizes.in_use_bytes,
             "finished scheduled compaction"
         );
         self.tell_hash(&report);

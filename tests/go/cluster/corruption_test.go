@@ -264,6 +264,63 @@ func TestADifferenceRaisesTheAlarmForTheRightMember(t *testing.T) {
 			"so intentionally set the memberID as 0")
 }
 
+// What an operator does about the alarm: as long as the data differ it comes back, however often it
+// is disarmed; once they are the same again, the cluster serves and stays without it.
+func TestTheWayOutOfACorruptAlarm(t *testing.T) {
+	told := map[string][]string{}
+	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
+		group := cluster.NewGroup(t, cluster.Three(program)...)
+		group.AddArgs(periodically...)
+		diverge(t, group, []int{2})
+		lead(t, group, group.Members[0])
+		if err := group.Run(); err != nil {
+			t.Fatal(err)
+		}
+		tell := func(what string, answer any) {
+			told[program.Name] = append(told[program.Name], fmt.Sprint(what, ": ", answer))
+		}
+		connection := group.Dial()
+		disarm := func() {
+			etcdctl(t, "--endpoints="+group.Members[0].Client, "alarm", "disarm")
+		}
+		for range 2 {
+			tell("suspects", suspects(t, group))
+			for _, member := range group.Members {
+				// Which may be a moment behind the one that told of the alarm.
+				read(t, member)
+				_, err := pb.NewKVClient(member.Dial()).Put(context20s(t),
+					&pb.PutRequest{Key: []byte("refused")})
+				tell("put", err)
+				expect(t, member.Dial(), "key3", "value")
+			}
+			disarm()
+		}
+		suspects(t, group)
+		diverged := group.Members[2]
+		if err := diverged.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		// Stands for the data of the others.
+		cluster.Plant(t, diverged, "key2")
+		if err := group.Run(); err != nil {
+			t.Fatal(err)
+		}
+		leader := group.Leader()
+		// Its last check may have been before that member had healed.
+		mark := len(leader.Log())
+		logged(t, leader, mark, 2, "finished peer corruption check", `"number-of-peers-checked":2`)
+		disarm()
+		mark = len(leader.Log())
+		put(t, connection, "after", "value")
+		logged(t, leader, mark, 2, "finished peer corruption check", `"number-of-peers-checked":2`)
+		tell("alarms", len(alarms(t, connection)))
+		if err := group.SameHashes(context20s(t)); err != nil {
+			t.Error(err)
+		}
+	}
+	compare(t, told)
+}
+
 // A member that has other data than the others does not start, and starts once it has theirs.
 func TestTheInitialCheckKeepsADivergedMemberOut(t *testing.T) {
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)

@@ -1,9 +1,15 @@
 //! Hashes that a running etcd 3.7.3 gave for the same operations.
 
+use std::{num::NonZeroUsize, ops::ControlFlow};
+
 use super::{TestStore, interval, put};
 use crate::{
     ids::Revision,
-    mvcc::{KvHash, MvccError},
+    mvcc::{
+        KvHash, MvccError,
+        compaction::{self, CompactionOptions},
+        hash_view,
+    },
 };
 
 /// Compact revision, revision and hash.
@@ -105,4 +111,74 @@ fn a_compaction_that_overtook_another_keeps_no_hash() {
         store.compact(target);
     }
     assert_eq!(store.store.kept_hashes().len(), 3);
+}
+
+#[test]
+fn a_compaction_that_a_crash_has_cut_in_two_keeps_no_hash_and_the_next_one_does() {
+    let mut store = TestStore::new();
+    for value in 1..=20 {
+        store.put("a", &value.to_string());
+    }
+    store.accept_compaction(15);
+    let batch_rows = NonZeroUsize::new(3).expect("not zero");
+    let options = CompactionOptions {
+        batch_rows,
+        hash: true,
+    };
+    let cut = compaction::run(&store.store, Revision::new(15), &options, &mut || {
+        ControlFlow::Break(())
+    });
+    assert!(matches!(cut, Err(MvccError::Stopped)), "{cut:?}");
+    store.store.backend().flush().expect("a flush");
+    let mut store = store.crash();
+    store.run_compactions(true);
+    assert_eq!(store.store.kept_hashes(), []);
+    let kept = store.store.hash_kv(Revision::new(18)).expect("a hash");
+    store.compact(18);
+    assert_eq!(store.store.kept_hashes(), [kept_as(kept, 18)]);
+}
+
+/// What a compaction keeps has the current revision of its own moment.
+fn kept_as(hash: KvHash, current: i64) -> KvHash {
+    KvHash {
+        current_revision: Revision::new(current),
+        ..hash
+    }
+}
+
+#[test]
+fn the_hashes_of_the_last_ten_compactions_are_kept() {
+    let mut store = TestStore::new();
+    for target in 2..=14 {
+        store.put("a", &target.to_string());
+        store.compact(target);
+    }
+    let kept = store.store.kept_hashes();
+    let revisions: Vec<i64> = kept.iter().map(|hash| hash.revision.get()).collect();
+    assert_eq!(revisions, (5..=14).collect::<Vec<i64>>());
+    let compacted: Vec<i64> = kept
+        .iter()
+        .map(|hash| hash.compact_revision.get())
+        .collect();
+    assert_eq!(compacted, (4..=13).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_view_has_the_hash_of_its_store() {
+    let mut store = TestStore::new();
+    for value in ["1", "2", "3", "4"] {
+        store.put("a", value);
+    }
+    store.accept_compaction(3);
+    store.run_compactions(false);
+    let view = store.store.backend().view();
+    for revision in [0, 2, 3, 4, 5, 6] {
+        let revision = Revision::new(revision);
+        let (of_view, of_store) = (hash_view(&view, revision), store.store.hash_kv(revision));
+        match (of_view, of_store) {
+            (Ok(of_view), Ok(of_store)) => assert_eq!(of_view, of_store),
+            (Err(of_view), Err(of_store)) => assert_eq!(of_view.to_string(), of_store.to_string()),
+            (of_view, of_store) => panic!("{revision}: {of_view:?} and {of_store:?}"),
+        }
+    }
 }
