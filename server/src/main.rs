@@ -71,7 +71,8 @@ fn main() -> ExitCode {
 
 /// Runs the member until it is told to stop.
 fn run(config: Config) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // It only waits: the member has runtimes of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let ran = match runtime {

@@ -38,12 +38,12 @@ pub struct ConnectionSettings {
     pub keepalive_timeout: Option<Duration>,
 }
 
-/// Binds a listener of client traffic.
+/// Binds a listener, which is ready to be used by tokio.
 ///
 /// # Errors
 ///
 /// When the address cannot be bound: usually another process has it.
-pub fn bind(address: SocketAddr, reuse: Reuse) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, reuse: Reuse) -> io::Result<std::net::TcpListener> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     // Go sets it on every listener: a port in TIME_WAIT from the last run does not hinder a start.
@@ -52,7 +52,7 @@ pub fn bind(address: SocketAddr, reuse: Reuse) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// `--socket-reuse-port`. (`--socket-reuse-address` asks for what every listener has anyway.)

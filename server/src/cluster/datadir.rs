@@ -4,6 +4,7 @@
 //! <data-dir>/member/identity   whose it is, and the format of all the rest
 //! <data-dir>/member/log/       the raft log
 //! <data-dir>/member/state/     the replicated state
+//! <data-dir>/member/incoming/  a snapshot that is being taken over; see `incoming`
 //! <data-dir>/member.new/       a first start that was cut off; it is made anew
 //! <data-dir>/member.etcd/      what etcd has left here, after it was taken over
 //! ```
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::identity::{self, Identity, IdentityError};
+use super::incoming::Incoming;
 
 const MEMBER: &str = "member";
 const MEMBER_NEW: &str = "member.new";
@@ -35,8 +37,8 @@ const LOG: &str = "log";
 const STATE: &str = "state";
 
 /// Only the owner reads or enters: keys, values and credentials lie here.
-const DIRECTORY_MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
+pub(super) const DIRECTORY_MODE: u32 = 0o700;
+pub(super) const FILE_MODE: u32 = 0o600;
 
 /// What lies in a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +235,11 @@ impl DataDir {
         self.root.join(MEMBER).join(STATE)
     }
 
+    /// Where a snapshot comes in that replaces the state.
+    pub fn incoming(&self) -> Incoming {
+        Incoming::new(&self.root.join(MEMBER), self.state())
+    }
+
     /// Makes the state's directory if it is not there yet, durably.
     ///
     /// # Errors
@@ -263,7 +270,7 @@ pub fn sync_directory(directory: &Path) -> Result<(), DataDirError> {
 }
 
 /// Written beside its place and renamed, so that it is there whole or not at all.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
     let temporary = path.with_extension("tmp");
     let mut options = File::options();
     let written = options
@@ -322,6 +329,11 @@ pub enum DataDirError {
         /// What is wrong with it.
         error: IdentityError,
     },
+    /// What was noted about a snapshot cannot be read.
+    #[error(
+        "{} is damaged; remove the data directory and let this member join anew", .0.display()
+    )]
+    Note(PathBuf),
     /// The system refused.
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
@@ -335,7 +347,7 @@ pub enum DataDirError {
 }
 
 impl DataDirError {
-    fn io(action: &'static str, path: &Path, error: io::Error) -> Self {
+    pub(super) fn io(action: &'static str, path: &Path, error: io::Error) -> Self {
         Self::Io {
             action,
             path: path.to_path_buf(),

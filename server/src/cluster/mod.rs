@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod datadir;
 pub mod identity;
+pub mod incoming;
 mod member_table;
 mod membership;
 mod peer_url;

@@ -10,6 +10,7 @@ use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::cluster::datadir::{Content, DataDir};
 use crate::cluster::identity::Identity;
+use crate::cluster::incoming::Arrived;
 use crate::lease::Lessor;
 use crate::member::MemberLog;
 use crate::mvcc::{self, Published, Verified};
@@ -99,7 +100,14 @@ pub(super) fn member_in(
                         start does it";
             Err(text.into())
         }
-        Content::Member(identity) => Ok((data_dir, identity)),
+        Content::Member(identity) => {
+            if let Arrived::Install(_) = data_dir.incoming().arrived()? {
+                let text = "a crash has cut off the taking over of a snapshot; the next start goes \
+                            on with it";
+                return Err(text.into());
+            }
+            Ok((data_dir, identity))
+        }
         Content::Etcd(member) => {
             let text = format!(
                 "{} was made by etcd; etcdutl looks into it",

@@ -22,6 +22,9 @@ pub enum ImportError {
         /// What is wrong.
         reason: String,
     },
+    /// What another member has sent is not sound, or not what it said.
+    #[error("the snapshot cannot be taken over: {0}")]
+    Received(String),
     /// etcd has the database open.
     #[error("{} is in use: etcd is still running on it; stop etcd first", .0.display())]
     Running(PathBuf),

@@ -1,4 +1,5 @@
-//! Takes over what etcd has kept: the data directory of a member, or a snapshot file.
+//! Takes over what etcd has kept: the data directory of a member, or a snapshot file, be it one
+//! that another member has sent.
 //!
 //! A database file becomes the state, the log after what the database has applied becomes the raft
 //! log; raft then decides what of it is committed, and apply replays it like any other log. etcd's
@@ -9,6 +10,7 @@
 //! `cluster::datadir`).
 
 mod member;
+mod received;
 mod snapshot;
 
 mod database;
@@ -19,5 +21,6 @@ mod error;
 
 pub use error::ImportError;
 pub use member::EtcdMember;
+pub use received::ReceivedSnapshot;
 pub use snapshot::{Restore, SnapshotFile, SnapshotStatus};
 pub use wal::WalError;

@@ -91,12 +91,16 @@ fn read_unapplied(reader: &dyn LogReader, first: u64, last: u64) -> Result<(), M
 }
 
 /// Who votes in a log whose state is still empty: those whom its first entries add, which are
-/// committed from the start.
+/// committed from the start. A member that joins a running cluster knows of nobody until its first
+/// entries are applied.
 pub(crate) fn first_conf_state(
     recovered: &Recovered,
     reader: &dyn LogReader,
 ) -> Result<ConfState, Misfit> {
     let mut state = ConfState::default();
+    if recovered.joined {
+        return Ok(state);
+    }
     for index in 1..=recovered.hard_state.commit {
         let entries = reader.entries(index, index + 1, u64::MAX)?;
         let Some(entry) = entries.first() else { break };
@@ -118,7 +122,8 @@ pub(crate) fn first_conf_state(
     Ok(state)
 }
 
-fn term_of(reader: &dyn LogReader, index: u64) -> Result<u64, Misfit> {
+/// The term of an entry that is there.
+pub(crate) fn term_of(reader: &dyn LogReader, index: u64) -> Result<u64, Misfit> {
     let entries = reader.entries(index, index + 1, u64::MAX)?;
     let entry = entries.first().filter(|entry| entry.index == index);
     entry

@@ -67,9 +67,9 @@ pub struct MemberOptions {
 
 /// A member's log, opened and not yet checked against its state.
 pub struct MemberLog {
-    log: EngineLog,
-    recovered: Recovered,
-    directory: PathBuf,
+    pub(super) log: EngineLog,
+    pub(super) recovered: Recovered,
+    pub(super) directory: PathBuf,
 }
 
 impl MemberLog {
@@ -273,6 +273,22 @@ impl MemberHandle {
         receiver.recv().map_err(|_gone| ProposeRefused::Stopped)
     }
 
+    /// Tells raft of a snapshot that a peer has, before it is taken: whether its state is needed.
+    /// One that is not needed was answered. Waits for the raft thread.
+    ///
+    /// # Errors
+    ///
+    /// When it is none that a peer may send, or the member stops.
+    pub fn offer_snapshot(&self, message: raftpb::Message) -> Result<bool, OfferRefused> {
+        let message = wire::snapshot_from_peer(message)?;
+        let (sender, receiver) = bounded(1);
+        let request = Request::SnapshotOffered(Box::new(message), sender);
+        let mailbox = &self.shared.mailbox;
+        mailbox.request(request).map_err(OfferRefused::NotNow)?;
+        let stopped = |_gone| OfferRefused::NotNow(ProposeRefused::Stopped);
+        receiver.recv().map_err(stopped)
+    }
+
     /// Takes a message from a peer.
     ///
     /// # Errors
@@ -368,6 +384,17 @@ impl MemberHandle {
 impl ApplyWork {
     /// So many works are given out at most before one of them has to be applied.
     pub const UNAPPLIED_MAX: usize = ready::APPLY_WORKS_MAX;
+}
+
+/// Why raft was not asked about a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum OfferRefused {
+    /// It is none that a peer may send.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Raft does not take questions.
+    #[error(transparent)]
+    NotNow(ProposeRefused),
 }
 
 /// Why a member did not start. The operator can fix each of them.

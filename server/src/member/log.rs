@@ -2,7 +2,9 @@
 //!
 //! One write is one batch and at most one fsync. Within the engine's only group lie the entries,
 //! and the keys `hard_state` (encoded `raftpb.HardState`), `base` (index and term of the last
-//! entry that was compacted away, two big-endian u64) and `boot_epoch` (big-endian u64).
+//! entry that was compacted away, two big-endian u64), `boot_epoch` (big-endian u64) and `joined`
+//! (empty; there if the member came to a cluster that ran already, until a snapshot replaces its
+//! log).
 
 use std::fs;
 use std::path::Path;
@@ -46,6 +48,8 @@ pub(crate) struct Recovered {
     pub(crate) last: u64,
     /// The number of this log's last start; 0 for a new one.
     pub(crate) boot_epoch: u64,
+    /// Whether it was begun empty, to be filled by a cluster that ran already.
+    pub(crate) joined: bool,
 }
 
 /// Reads entries that were written. Used by the raft thread while the log thread writes.
@@ -157,6 +161,45 @@ impl EngineLog {
         Ok(())
     }
 
+    /// Begins the log of a member that joins a cluster: empty, and marked so, since an empty log
+    /// without the mark has lost its entries.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub(crate) fn begin_joined(&self) -> Result<(), LogError> {
+        let mut batch = LogBatch::default();
+        batch.put(GROUP, JOINED.to_vec(), Vec::new())?;
+        self.engine.write(&mut batch, self.fsync)?;
+        Ok(())
+    }
+
+    /// Forgets all entries and begins anew behind `base`, durably and at once: after a crash the
+    /// log is the old one or the new one. The boot epoch goes on.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub(crate) fn begin_anew(
+        &self,
+        base: &Base,
+        hard_state: &HardState,
+        boot_epoch: u64,
+    ) -> Result<(), LogError> {
+        self.files.carry_out_cuts()?;
+        let mut batch = LogBatch::default();
+        batch.add_command(GROUP, Command::Clean);
+        batch.put(GROUP, HARD_STATE.to_vec(), hard_state.write_to_bytes()?)?;
+        batch.put(GROUP, BASE.to_vec(), encode_base(base))?;
+        batch.put(
+            GROUP,
+            BOOT_EPOCH.to_vec(),
+            boot_epoch.to_be_bytes().to_vec(),
+        )?;
+        self.engine.write(&mut batch, self.fsync)?;
+        Ok(())
+    }
+
     /// Removes files that the engine has passed over when it opened: recycled ones which a kill
     /// left behind, with a gap between them and the log. It would never come back to them, so they
     /// would pile up with each kill.
@@ -223,6 +266,7 @@ impl EngineLog {
             base,
             last,
             boot_epoch,
+            joined: key(JOINED).is_some(),
         })
     }
 }
@@ -306,6 +350,7 @@ const GROUP: u64 = 1;
 const HARD_STATE: &[u8] = b"hard_state";
 const BASE: &[u8] = b"base";
 const BOOT_EPOCH: &[u8] = b"boot_epoch";
+const JOINED: &[u8] = b"joined";
 
 /// Size at which a file is full. Small enough that the first ones are soon there to be recycled.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;

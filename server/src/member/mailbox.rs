@@ -71,6 +71,8 @@ pub(crate) enum Request {
     Unreachable(MemberId),
     /// A snapshot has come to this peer, or not.
     SnapshotSent(MemberId, bool),
+    /// A peer has a snapshot; whoever asks waits for whether its state is needed.
+    SnapshotOffered(Box<Message>, Sender<bool>),
     /// How far another member's log is; whoever asks waits for the answer.
     Progress(MemberId, Sender<Progress>),
     /// From the apply thread, which waits for the answer.

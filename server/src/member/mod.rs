@@ -12,6 +12,7 @@ mod entry;
 mod fatal;
 mod force;
 mod handover;
+mod install;
 mod kept_log;
 mod log;
 mod log_damage;
@@ -44,10 +45,11 @@ use crate::ids::{Index, MemberId, RequestId, Term};
 pub use self::boot::{BootError, Misfit};
 pub use self::conf_change::{ConfChange, ConfChangeError, ConfChangeKind, ConfState};
 pub use self::driver::{
-    CommittedSink, MemberHandle, MemberLog, MemberOptions, ProposeRefused, StartError,
+    CommittedSink, MemberHandle, MemberLog, MemberOptions, OfferRefused, ProposeRefused, StartError,
 };
 pub use self::entry::{ApplyWork, CommittedEntry, EntryKind, Proposal};
 pub use self::fatal::fatal;
+pub use self::install::LogAnew;
 pub use self::kept_log::{KeptLog, KeptLogError};
 pub use self::log::LogError;
 pub use self::status::{MemberStatus, Progress, Role};
@@ -369,6 +371,25 @@ impl Member {
         }
     }
 
+    /// Whether the state of the snapshot that `message` names is needed here. If it is, raft has
+    /// not heard of it: such a state is taken over while raft does not run. If it is not, because
+    /// the log has all of it or its sender does not lead any more, raft answers.
+    pub(crate) fn needs_snapshot(&mut self, message: Message) -> bool {
+        let raft = &self.node.raft;
+        let metadata = message.get_snapshot().get_metadata();
+        let (index, term) = (metadata.index, metadata.term);
+        let leads = raft.state == StateRole::Leader && message.term <= raft.term;
+        let is_old = leads || message.term < raft.term;
+        let committed = raft.raft_log.committed;
+        let is_here = index < committed || raft.raft_log.match_term(index, term);
+        if is_old || is_here {
+            self.on_message(message);
+            self.draw_election_timeout();
+        }
+        // One that contradicts what is committed here comes from no member.
+        !is_old && !is_here && index > committed
+    }
+
     /// Raft goes on behind the snapshot, or tries again.
     fn on_snapshot_sent(&mut self, peer: MemberId, arrived: bool) {
         let status = if arrived {
@@ -395,7 +416,10 @@ impl Member {
             return;
         }
         match log.compact(index) {
-            Ok(base) => self.writes.compact(base),
+            Ok(base) => {
+                tracing::debug!("compact-index" = index, "compacted Raft logs");
+                self.writes.compact(base);
+            }
             Err(error) => tracing::warn!(%error, index, "the log was not compacted"),
         }
     }

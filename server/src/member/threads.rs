@@ -159,6 +159,11 @@ impl RaftThread {
             Request::AdvanceTicks(ticks) => Event::AdvanceTicks(ticks),
             Request::Unreachable(peer) => Event::Unreachable(peer),
             Request::SnapshotSent(peer, arrived) => Event::SnapshotSent(peer, arrived),
+            Request::SnapshotOffered(message, answer) => {
+                // Whoever asked may have stopped waiting.
+                let _gone = answer.send(self.member.needs_snapshot(*message));
+                return;
+            }
             Request::Progress(id, answer) => {
                 // Whoever asked may have stopped waiting.
                 let _gone = answer.send(self.member.progress(id));

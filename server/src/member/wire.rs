@@ -22,9 +22,12 @@ pub enum WireError {
     /// A configuration change that cannot be read.
     #[error("configuration change: {0}")]
     ConfChange(#[from] ConfChangeError),
-    /// Snapshots cannot be taken from peers.
-    #[error("this version takes no snapshots from peers")]
+    /// A snapshot comes with its file, and not among other messages.
+    #[error("a snapshot without its file")]
     Snapshot,
+    /// A message that names no state.
+    #[error("the message names no snapshot")]
+    NoSnapshot,
     /// A proposal or a question without content.
     #[error("a message of type {0} has no entries")]
     Empty(i32),
@@ -76,6 +79,27 @@ pub(crate) fn from_peer(message: raftpb::Message) -> Result<eraftpb::Message, Wi
         ..eraftpb::Message::default()
     };
     converted.set_msg_type(kind);
+    Ok(converted)
+}
+
+/// Checks and converts the message of a snapshot; of the state it keeps index and term.
+pub(crate) fn snapshot_from_peer(message: raftpb::Message) -> Result<eraftpb::Message, WireError> {
+    let metadata = message.snapshot.and_then(|snapshot| snapshot.metadata);
+    let metadata = metadata.ok_or(WireError::NoSnapshot)?;
+    let is_snapshot = message.r#type == raftpb::MessageType::MsgSnap as i32;
+    let (index, term) = (metadata.index, metadata.term);
+    if !is_snapshot || index == 0 || term == 0 || term > message.term {
+        return Err(WireError::NoSnapshot);
+    }
+    let mut converted = eraftpb::Message {
+        to: message.to,
+        from: message.from,
+        term: message.term,
+        ..eraftpb::Message::default()
+    };
+    converted.set_msg_type(eraftpb::MessageType::MsgSnapshot);
+    let of = converted.mut_snapshot().mut_metadata();
+    (of.index, of.term) = (index, term);
     Ok(converted)
 }
 

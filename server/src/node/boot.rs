@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::disk::Disks;
 use super::error::NodeError;
+use super::install;
 use crate::auth::AuthStore;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
 use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
@@ -37,7 +38,7 @@ pub(super) struct Opened {
 
 /// Held for its lock until the member has stopped.
 pub(super) struct Kept {
-    _data_dir: DataDir,
+    pub(super) data_dir: DataDir,
 }
 
 /// Opens the data directory; makes a member in it when there is none yet.
@@ -55,7 +56,10 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     Backend::check_directory(&data_dir.state())?;
     let disks = Disks::open(config)?;
     let identity = match found {
-        Content::Member(identity) => identity,
+        Content::Member(identity) => {
+            install::resume(&data_dir, &config.log_dir(), fsync)?;
+            identity
+        }
         Content::Etcd(member) => import(config, &data_dir, &member)?,
         Content::Nothing => create(config, &data_dir)?,
     };
@@ -72,9 +76,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         .transpose()
         .map_err(|error| NodeError::ConfState(identity.cluster_id, error.to_string()))?;
     Ok(Opened {
-        kept: Kept {
-            _data_dir: data_dir,
-        },
+        kept: Kept { data_dir },
         is_new,
         identity,
         disks,
@@ -100,7 +102,7 @@ fn defragment(store: &Store, threshold: u64) -> Result<(), StorageError> {
     crate::api::defragment(store, &|| true).map(drop)
 }
 
-fn backend_options(config: &Config) -> BackendOptions {
+pub(super) fn backend_options(config: &Config) -> BackendOptions {
     BackendOptions::within(crate::quota::limit(config.quota_backend_bytes))
 }
 

@@ -20,7 +20,7 @@ use crate::quota::DiskLow;
 /// The disks of one member.
 #[derive(Clone, Debug)]
 pub(super) struct Disks {
-    /// At most two; both may be on one disk.
+    /// One or two, that of the data directory first; both may be on one disk.
     places: Vec<Place>,
     low: DiskLow,
 }
@@ -71,6 +71,15 @@ impl Disks {
     /// Whether one of them is nearly full; kept current by [`Self::watch`].
     pub(super) fn low(&self) -> DiskLow {
         self.low.clone()
+    }
+
+    /// Whether the disk of the data directory would not be nearly full with so many bytes more.
+    pub(super) fn have_room_for(&self, bytes: u64) -> bool {
+        let data = room(&self.places[0].directory);
+        data.map_or(true, |room| {
+            let free = room.free.saturating_sub(bytes);
+            !Room { free, ..room }.is_low()
+        })
     }
 
     /// Looks at the disks for as long as it is polled.

@@ -54,6 +54,11 @@ pub enum NodeError {
         "the disk is full, and {path}, which keeps room for a start, cannot be removed: {error}"
     )]
     Reserve { path: String, error: std::io::Error },
+    #[error(
+        "the state that a snapshot replaces is still in use here after {0:?}; start the member \
+         again, which puts the snapshot in place"
+    )]
+    StillOpen(std::time::Duration),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("the membership in the state of cluster {0} is damaged: {1}")]

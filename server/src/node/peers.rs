@@ -4,15 +4,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use trilith_proto::raftpb;
 
+use super::receive::SnapshotReceiver;
 use crate::cluster::identity::Identity;
 use crate::cluster::{MemberTable, Membership};
 use crate::config::Config;
 use crate::ids::MemberId;
 use crate::member::MemberHandle;
-use crate::peer::{PeerOptions, PeerTimeouts, Peers, RaftPort};
+use crate::peer::{PeerOptions, PeerTimeouts, Peers, Piece, RaftPort, Received};
 
 /// The thread of the connections to peers, which shares nothing with those to clients.
 pub(super) struct PeerRuntime {
@@ -38,6 +39,15 @@ impl PeerRuntime {
     }
 }
 
+impl PeerRuntime {
+    /// Ends all that runs on it. Blocks: not for async threads.
+    pub(super) fn end(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(END_TIME_MAX);
+        }
+    }
+}
+
 impl Drop for PeerRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -52,15 +62,21 @@ pub(super) struct ToMember {
     /// Set once the member has started; what comes before is lost.
     pub(super) member: OnceLock<MemberHandle>,
     membership: Membership,
+    receiver: SnapshotReceiver,
     removed: watch::Sender<bool>,
 }
 
 impl ToMember {
     /// `removed` turns true when this member finds that it is none any more.
-    pub(super) fn new(membership: Membership, removed: watch::Sender<bool>) -> Self {
+    pub(super) fn new(
+        membership: Membership,
+        receiver: SnapshotReceiver,
+        removed: watch::Sender<bool>,
+    ) -> Self {
         Self {
             member: OnceLock::new(),
             membership,
+            receiver,
             removed,
         }
     }
@@ -68,9 +84,21 @@ impl ToMember {
 
 impl RaftPort for ToMember {
     fn step(&self, message: raftpb::Message) -> Result<(), String> {
+        if self.receiver.has_arrived() {
+            // The answer would be about the log that makes way for the snapshot, and the leader
+            // would send another one.
+            return Ok(());
+        }
         match self.member.get() {
             Some(member) => member.step(message).map_err(|error| error.to_string()),
             None => Ok(()),
+        }
+    }
+
+    fn receive_snapshot(&self, message: raftpb::Message, file: mpsc::Receiver<Piece>) -> Received {
+        match self.member.get() {
+            Some(member) => self.receiver.receive(member.clone(), message, file),
+            None => Box::pin(async { Err("the member is starting".to_owned()) }),
         }
     }
 
@@ -92,6 +120,9 @@ impl RaftPort for ToMember {
         }
     }
 }
+
+/// Tasks end at their next step, and nothing on this runtime blocks.
+const END_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Shortens the first election timeout as soon as the others can be reached: a leader among them
 /// would be heard by then. Gives up after etcd's time, when there is nobody to be heard.

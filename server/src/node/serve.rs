@@ -1,16 +1,14 @@
-//! Runs one member from its configuration until it is told to stop.
+//! Starts one member from its configuration, serves, and stops.
 
 #[path = "services.rs"]
 mod services;
 
-use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -21,20 +19,23 @@ use super::boot::{self, Opened};
 use super::comparing;
 use super::disk::Disks;
 use super::endpoints::endpoints;
+use super::ends::{Ends, cut_short, stop_serving};
 use super::error::NodeError;
 use super::expiry::Expiry;
 use super::peers::{self, PeerRuntime, ToMember};
 use super::publish;
+use super::receive::SnapshotReceiver;
+use super::run::Sockets;
 use super::sink::{Sink, ToRaft};
 use super::snapshots::{LogHold, SnapshotSender};
 use super::without_room;
 use crate::alarm::Alarms;
-use crate::api::{ConnectionSettings, HeaderSource, Reuse, SpaceGuard};
+use crate::api::{ConnectionSettings, HeaderSource, SpaceGuard};
 use crate::apply::{Applied, Applier, Entry, State};
 use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::compactor::{AutoCompactor, Retention};
-use crate::config::{AutoCompaction, Config, MemberUrl};
+use crate::config::{AutoCompaction, Config};
 use crate::corruption::Hasher;
 use crate::ids::{MemberId, RequestId, Revision};
 use crate::lease::{Lessor, min_ttl};
@@ -46,30 +47,30 @@ use crate::peer::{self, Peers};
 use crate::propose::{Led, Proposer};
 use crate::quota::{DiskLow, Quota};
 use crate::read::Reader;
+use crate::storage::Closed;
 use crate::wait::{AppliedWait, Wait};
 
-/// Serves `config`'s member until `shutdown` resolves; then finishes what is in flight and closes.
-///
-/// Runs within a multi-threaded tokio runtime.
+/// Why a member does not run any more.
+pub(super) enum Ended {
+    /// It was told to stop, or is no member any more.
+    Stopped,
+    /// A snapshot has arrived, which the next start puts in place; tells when what it replaces is
+    /// closed.
+    ForSnapshot(Closed),
+}
+
+/// Serves `config`'s member until `stop` turns true or a snapshot has arrived; then finishes what
+/// is in flight and closes.
 ///
 /// # Errors
 ///
 /// When the member cannot start. Once it runs, what it cannot go on from ends the process.
-pub async fn run(
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), NodeError> {
-    let peer_runtime = PeerRuntime::start()?;
-    let peer_listeners = {
-        let _within = peer_runtime.handle().enter();
-        listen(&config, &config.listen_peer_urls, "serving peer traffic")?
-    };
-    let listeners = listen(
-        &config,
-        &config.listen_client_urls,
-        "serving client traffic",
-    )?;
-    let config = Arc::new(config);
+pub(super) async fn serve(
+    config: Arc<Config>,
+    sockets: Sockets,
+    peer_runtime: &PeerRuntime,
+    stop: watch::Receiver<bool>,
+) -> Result<Ended, NodeError> {
     let opening = config.clone();
     let opened = tokio::task::spawn_blocking(move || boot::open(&opening)).await;
     let opened = opened.expect("opening does not panic")?;
@@ -77,8 +78,8 @@ pub async fn run(
     if config.unsafe_no_fsync {
         tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
     }
-    let (removed, mut is_removed) = watch::channel(false);
-    let mut node = Node::start(&config, opened, &peer_runtime, removed).await?;
+    let (ends, ended) = Ends::new();
+    let mut node = Node::start(&config, opened, peer_runtime, ends).await?;
     let endpoints = endpoints(
         &node.state,
         node.reconfigurer(&config),
@@ -86,53 +87,41 @@ pub async fn run(
         node.asked(),
         Handle::current(),
     );
-    let serve_peers = peer::serve(peer_listeners, node.peers.clone(), endpoints);
+    let serve_peers = peer::serve(sockets.peers, node.peers.clone(), endpoints);
     peer_runtime.handle().spawn(serve_peers);
-    let (stop, stopping) = watch::channel(false);
+    let (stopper, stopping) = watch::channel(false);
     let mut tasks = node.spawn_tasks(&config);
-    let (hub, transfer) = (node.hub.clone(), node.transfer());
-    let stopper = tokio::spawn(async move {
-        tokio::select! {
-            () = shutdown => {}
-            _ = is_removed.wait_for(|removed| *removed) => {}
-        }
-        // As long as clients are served here: what they write goes to the next leader.
-        transfer.before_stop().await;
-        // Streams that never end by themselves would hold the drain up.
-        hub.stop();
-        stop.send_replace(true);
-    });
-    crate::api::serve(
-        listeners,
+    let serving = crate::api::serve(
+        sockets.clients,
         node.services(&config, stopping.clone()),
         connection_settings(&config),
         stopping,
-    )
-    .await;
+    );
+    let snapshot = ended.snapshot.clone();
+    let stopper = tokio::spawn(stop_serving(
+        stop,
+        ended,
+        node.hub.clone(),
+        node.transfer(),
+        stopper,
+    ));
+    tokio::select! {
+        () = serving => {}
+        () = cut_short(snapshot.clone()) => {}
+    }
     stopper.abort();
     tasks.shutdown().await;
+    let closed = node.state.store.backend().closed();
     // Until here the peers were served, since what is in flight needs them to be committed.
     tokio::task::spawn_blocking(move || node.stop())
         .await
         .expect("stopping does not panic");
-    Ok(())
-}
-
-fn listen(config: &Config, urls: &[MemberUrl], what: &str) -> Result<Vec<TcpListener>, NodeError> {
-    let mut listeners = Vec::new();
-    for url in urls {
-        let address = url
-            .bind_address()
-            .expect("the configuration was checked to name addresses");
-        let reuse = Reuse {
-            port: config.socket_reuse_port,
-        };
-        let listener = crate::api::bind(address, reuse)
-            .map_err(|error| NodeError::Listen { address, error })?;
-        tracing::info!(%address, "{what}");
-        listeners.push(listener);
-    }
-    Ok(listeners)
+    let arrived = *snapshot.borrow();
+    Ok(if arrived {
+        Ended::ForSnapshot(closed)
+    } else {
+        Ended::Stopped
+    })
 }
 
 fn connection_settings(config: &Config) -> ConnectionSettings {
@@ -175,12 +164,14 @@ impl Node {
         config: &Config,
         opened: Opened,
         peer_runtime: &PeerRuntime,
-        removed: watch::Sender<bool>,
+        ends: Ends,
     ) -> Result<Self, NodeError> {
+        let receiver = SnapshotReceiver::new(config, &opened, Handle::current(), ends.snapshot);
         let (identity, store, log) = (opened.identity, opened.store, opened.log);
         let id = identity.member_id;
         let state = load_state(config, &store)?;
-        let to_member = Arc::new(ToMember::new(state.membership.clone(), removed));
+        let membership = state.membership.clone();
+        let to_member = Arc::new(ToMember::new(membership, receiver, ends.removed));
         let peers = peers::connect(config, &identity, peer_runtime, to_member.clone());
         let hasher = comparing::hasher(config, id, &state, &peers);
         comparing::before_start(config, opened.is_new, &hasher).await?;

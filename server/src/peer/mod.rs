@@ -20,6 +20,7 @@ mod outbox;
 mod outgoing;
 mod pipeline;
 mod probe;
+mod receive;
 mod routes;
 mod snapshot;
 mod status;
@@ -41,6 +42,7 @@ use crate::ids::{ClusterId, MemberId};
 
 pub use self::headers::CLUSTER_ID;
 pub use self::listener::serve;
+pub use self::receive::{Piece, Received};
 pub use self::routes::{Endpoints, Handler, error};
 pub use ask::AskError;
 
@@ -52,6 +54,10 @@ pub trait RaftPort: Send + Sync + 'static {
     ///
     /// Why it is none that a peer may send.
     fn step(&self, message: Message) -> Result<(), String>;
+
+    /// Takes a snapshot: the message that names a state, and its file as it comes. Resolves once
+    /// the state is durable here, or turns out not to be needed.
+    fn receive_snapshot(&self, message: Message, file: mpsc::Receiver<Piece>) -> Received;
 
     /// Was there a member of this id once, and is there none now?
     fn is_removed(&self, id: MemberId) -> bool;
@@ -255,22 +261,24 @@ impl Peers {
 impl Shared {
     /// Takes a message that came from `peer`.
     fn take(&self, peer: MemberId, message: Message) -> Result<(), Refused> {
+        self.check(peer, &message)?;
+        self.raft.step(message).map_err(Refused::Raft)
+    }
+
+    /// Whether a message is from `peer`, which is no removed member, and for this one.
+    fn check(&self, peer: MemberId, message: &Message) -> Result<(), Refused> {
         // Who passes on that a leader shall go names the one that shall come.
         let passed_on = message.r#type == MessageType::MsgTransferLeader as i32;
         if message.from != peer.get() && !passed_on {
             return Err(Refused::Mismatch);
         }
-        self.process(message)
-    }
-
-    fn process(&self, message: Message) -> Result<(), Refused> {
         if self.raft.is_removed(MemberId::new(message.from)) {
             return Err(Refused::RemovedSender);
         }
         if message.to != self.own.id.get() {
             return Err(Refused::Mismatch);
         }
-        self.raft.step(message).map_err(Refused::Raft)
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Requests of other members: the raft paths are answered here, all others by [`Endpoints`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,7 +8,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use prost::Message as _;
@@ -17,7 +18,9 @@ use trilith_proto::raftpb::Message;
 
 use super::framing::StreamKind;
 use super::outgoing::Outgoing;
-use super::{PROBING_PATH, Peers, RAFT_PATH, Refused, STREAM_PATH, headers, probe};
+use super::{
+    PROBING_PATH, Peers, RAFT_PATH, Refused, SNAPSHOT_PATH, STREAM_PATH, headers, probe, receive,
+};
 use crate::ids::MemberId;
 
 /// Answers one path.
@@ -77,8 +80,13 @@ pub(super) async fn answer(
             Err(refusal) => with_cluster_id(peers, refusal.answer().map(Either::Left)),
         };
     }
-    if path == RAFT_PATH {
-        let answer = match message(peers, request).await {
+    if path == RAFT_PATH || path == SNAPSHOT_PATH {
+        let taken = if path == RAFT_PATH {
+            message(peers, request).await
+        } else {
+            receive::snapshot(peers, request).await
+        };
+        let answer = match taken {
             Ok(()) => status(StatusCode::NO_CONTENT),
             Err(refusal) => refusal.answer(),
         };
@@ -112,7 +120,7 @@ fn stream(peers: &Peers, request: &Request<Incoming>, rest: &str) -> Result<Outg
     let own = &shared.own;
     own.check(request.headers())
         .map_err(|text| refusal(StatusCode::PRECONDITION_FAILED, text))?;
-    let not_found = |text| refusal(StatusCode::NOT_FOUND, text);
+    let not_found = |text: &'static str| refusal(StatusCode::NOT_FOUND, text);
     let (kind, from) = rest
         .split_once('/')
         .ok_or_else(|| not_found("invalid path"))?;
@@ -147,40 +155,50 @@ async fn message(peers: &Peers, request: Request<Incoming>) -> Result<(), Refusa
         return Err(method_not_allowed("POST"));
     }
     let shared = &peers.shared;
-    let checked = shared.own.check(request.headers());
-    checked.map_err(|text| refusal(StatusCode::PRECONDITION_FAILED, text))?;
-    let sender = headers::sender(request.headers());
-    if let Some(sender) = sender
-        && !shared.raft.is_removed(sender)
-    {
-        let urls = headers::sender_urls(request.headers());
-        if !urls.is_empty() {
-            peers.add_remote(sender, urls);
-        }
-    }
+    let sender = meet_sender(peers, request.headers())?;
     let body = read_body(peers, request.into_body(), shared.message_bytes_max).await?;
     let message = Message::decode(body)
         .map_err(|_broken| refusal(StatusCode::BAD_REQUEST, "error unmarshalling raft message"))?;
     let sender = sender.unwrap_or(MemberId::new(message.from));
-    shared
-        .take(sender, message)
-        .map_err(|refused| match refused {
-            Refused::RemovedSender => refusal(
-                StatusCode::FORBIDDEN,
-                "cannot process message from removed member",
-            ),
-            Refused::Mismatch => refusal(
-                StatusCode::FORBIDDEN,
-                "cannot process message to mismatch member",
-            ),
-            Refused::Raft(error) => {
-                tracing::warn!(error, "failed to process Raft message");
-                refusal(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "error processing raft message",
-                )
-            }
-        })
+    shared.take(sender, message).map_err(not_taken)
+}
+
+/// The answer to a message that was not taken.
+pub(super) fn not_taken(refused: Refused) -> Refusal {
+    match refused {
+        Refused::RemovedSender => refusal(
+            StatusCode::FORBIDDEN,
+            "cannot process message from removed member",
+        ),
+        Refused::Mismatch => refusal(
+            StatusCode::FORBIDDEN,
+            "cannot process message to mismatch member",
+        ),
+        Refused::Raft(error) => {
+            tracing::warn!(error, "failed to process Raft message");
+            refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "error processing raft message",
+            )
+        }
+    }
+}
+
+/// Checks that a message comes from a member of our cluster, and remembers where that one is.
+pub(super) fn meet_sender(peers: &Peers, headers: &HeaderMap) -> Result<Option<MemberId>, Refusal> {
+    let shared = &peers.shared;
+    let checked = shared.own.check(headers);
+    checked.map_err(|text| refusal(StatusCode::PRECONDITION_FAILED, text))?;
+    let sender = headers::sender(headers);
+    if let Some(sender) = sender
+        && !shared.raft.is_removed(sender)
+    {
+        let urls = headers::sender_urls(headers);
+        if !urls.is_empty() {
+            peers.add_remote(sender, urls);
+        }
+    }
+    Ok(sender)
 }
 
 /// Hands a request on to whoever serves its path.
@@ -221,22 +239,22 @@ async fn read_body(peers: &Peers, mut body: Incoming, limit: usize) -> Result<By
 }
 
 /// Why a request is not served, in etcd's words.
-struct Refusal {
+pub(super) struct Refusal {
     code: StatusCode,
-    text: &'static str,
+    text: Cow<'static, str>,
     /// The method that would have been served.
     allowed: Option<&'static str>,
 }
 
-fn refusal(code: StatusCode, text: &'static str) -> Refusal {
+pub(super) fn refusal(code: StatusCode, text: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal {
         code,
-        text,
+        text: text.into(),
         allowed: None,
     }
 }
 
-fn method_not_allowed(allowed: &'static str) -> Refusal {
+pub(super) fn method_not_allowed(allowed: &'static str) -> Refusal {
     Refusal {
         allowed: Some(allowed),
         ..refusal(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
@@ -248,7 +266,7 @@ impl Refusal {
         let mut answer = if self.text.is_empty() {
             status(self.code)
         } else {
-            error(self.code, self.text).map(Full::new)
+            error(self.code, &self.text).map(Full::new)
         };
         if let Some(allowed) = self.allowed {
             let allowed = HeaderValue::from_static(allowed);

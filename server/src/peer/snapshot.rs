@@ -38,8 +38,9 @@ pub(super) async fn send(
     head.put_u64(message.encoded_len() as u64);
     head.put_slice(&message.encode_to_vec());
     let sent = Arc::new(AtomicU64::new(0));
+    let total = head.len() as u64 + size;
     let body = SnapshotBody {
-        left: head.len() as u64 + size,
+        left: total,
         head: Some(head.freeze()),
         pieces,
         sent: sent.clone(),
@@ -52,14 +53,24 @@ pub(super) async fn send(
     request.headers_mut().insert(CONTENT_TYPE, content_type);
     let answer = connection.send(request, NO_TIMEOUT);
     tokio::pin!(answer);
-    let mut seen = 0;
+    let (mut seen, mut waited) = (0, Duration::ZERO);
     let answer = loop {
         match timeout(STALL_MAX, &mut answer).await {
             Ok(answer) => break answer.map_err(|error| error.to_string())?,
             Err(_elapsed) => {
                 let now = sent.load(Ordering::Relaxed);
-                if now == seen {
-                    return Err(format!("the peer has taken nothing for {STALL_MAX:?}"));
+                waited = if now == seen {
+                    waited + STALL_MAX
+                } else {
+                    Duration::ZERO
+                };
+                let patience = if now < total {
+                    STALL_MAX
+                } else {
+                    ANSWER_TIME_MAX
+                };
+                if waited >= patience {
+                    return Err(format!("the peer has done nothing for {waited:?}"));
                 }
                 seen = now;
             }
@@ -116,9 +127,11 @@ impl Body for SnapshotBody {
     }
 }
 
-/// How long a peer may take nothing of a snapshot, or think about it, before it is given up. It
-/// has to make the whole file durable before it answers.
+/// How long a peer may take nothing of a snapshot before it is given up.
 const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// How long it may take over the answer: it has to make a durable state of the whole file.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1800);
 
 /// The stall is watched instead.
 const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);

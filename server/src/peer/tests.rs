@@ -15,10 +15,15 @@ use super::*;
 
 const CLUSTER: ClusterId = ClusterId::new(0xc);
 
+/// A snapshot's message and its file.
+type Snapshot = (Message, Vec<u8>);
+
 /// Stands for a member: keeps what peers send.
 #[derive(Default)]
 struct Inbox {
     messages: Mutex<Vec<Message>>,
+    /// Snapshots that came whole.
+    snapshots: Arc<Mutex<Vec<Snapshot>>>,
     changed: Notify,
     removed_ids: Mutex<Vec<MemberId>>,
     unreachable: AtomicUsize,
@@ -33,6 +38,23 @@ impl RaftPort for Inbox {
         self.messages.lock().push(message);
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    fn receive_snapshot(&self, message: Message, mut file: mpsc::Receiver<Piece>) -> Received {
+        let snapshots = self.snapshots.clone();
+        Box::pin(async move {
+            let mut bytes = Vec::new();
+            while let Some(piece) = file.recv().await {
+                match piece {
+                    Piece::Bytes(more) => bytes.extend_from_slice(&more),
+                    Piece::End => {
+                        snapshots.lock().push((message, bytes));
+                        return Ok(());
+                    }
+                }
+            }
+            Err("it was cut off".to_owned())
+        })
     }
 
     fn is_removed(&self, id: MemberId) -> bool {
@@ -357,4 +379,24 @@ async fn a_probe_is_told_the_time() {
     assert_eq!(status, "200 OK");
     assert!(body.starts_with("{\"OK\":true,\"Now\":\""), "{body}");
     assert!(before <= SystemTime::now());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_arrives_whole_or_not_at_all() {
+    let (one, two) = (member(1).await, member(2).await);
+    know_each_other(&[&one, &two]);
+    let mut sent = message(MessageType::MsgSnap, 1, 2, "");
+    sent.entries.clear();
+    let pieces = [Bytes::from(vec![7; 100_000]), Bytes::from(vec![8; 5])];
+    for size in [100_006, 100_005] {
+        let (sender, body) = mpsc::channel(pieces.len());
+        for piece in &pieces {
+            sender.send(Ok(piece.clone())).await.expect("there is room");
+        }
+        drop(sender);
+        let taken = one.peers.send_snapshot(sent.clone(), size, body).await;
+        assert_eq!(taken.is_ok(), size == 100_005, "{taken:?}");
+    }
+    let expected = (sent, pieces.concat());
+    assert_eq!(*two.inbox.snapshots.lock(), [expected]);
 }

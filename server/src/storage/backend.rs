@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -56,6 +56,27 @@ struct Shared {
     measuring: Mutex<()>,
     /// Tables and blobs when they were last asked for.
     files_bytes: AtomicU64,
+    /// The last field, so that it is dropped after the database is closed.
+    closed: MarkClosed,
+}
+
+/// Tells whether a database is closed, without keeping it open.
+#[derive(Clone, Debug)]
+pub struct Closed(Arc<AtomicBool>);
+
+struct MarkClosed(Closed);
+
+impl Closed {
+    /// Whether its last handle is gone, and with it its lock on the directory.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for MarkClosed {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::SeqCst);
+    }
 }
 
 struct Handles<'a>(Vec<&'a ColumnFamily>);
@@ -145,6 +166,7 @@ impl Backend {
                 written_bytes: AtomicU64::new(0),
                 measuring: Mutex::new(()),
                 files_bytes: AtomicU64::new(0),
+                closed: MarkClosed(Closed(Arc::default())),
             }),
         };
         backend.sizes();
@@ -159,6 +181,11 @@ impl Backend {
     /// The value a crash at this moment would leave.
     pub fn get_persisted(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         self.get_with(family, key, &self.shared.read_persisted)
+    }
+
+    /// Tells later whether the database is closed.
+    pub fn closed(&self) -> Closed {
+        self.shared.closed.0.clone()
     }
 
     /// A consistent moment: now.

@@ -16,7 +16,7 @@ mod flush_policy;
 mod options;
 mod view;
 
-pub use backend::{Backend, Sizes, Unflushed};
+pub use backend::{Backend, Closed, Sizes, Unflushed};
 pub use batch::Batch;
 pub use error::StorageError;
 pub use flush_policy::FlushPolicy;

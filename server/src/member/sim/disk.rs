@@ -70,6 +70,7 @@ impl FakeDisk {
             base: *base,
             last: entries.last().map_or(base.index, |last| last.index),
             boot_epoch: inner.boot_epoch,
+            joined: false,
         }
     }
 }
