@@ -11,6 +11,7 @@ pub mod node;
 pub mod api;
 pub mod compactor;
 pub mod corruption;
+pub mod discovery;
 pub mod import;
 
 pub mod hashing;

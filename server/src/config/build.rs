@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::check::RECOMMENDED_REQUEST_BYTES;
-use super::cluster::ClusterState;
+use super::cluster::{ClusterState, SrvRecords};
 use super::duration::{go_duration, parse_go_duration};
 use super::error::ConfigError;
 use super::flags::Values;
@@ -46,6 +46,7 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
     let client_urls = advertised(values, "advertise-client-urls", "listen-client-urls", notes);
     let max_request_bytes = max_request_bytes(values, notes);
     Ok(Config {
+        discovery_srv: discovery_srv(values),
         initial_cluster: initial_cluster(values, &name, &peer_urls),
         name,
         data_dir,
@@ -253,6 +254,14 @@ fn default_host() -> std::io::Result<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect("192.0.2.1:9")?;
     Ok(socket.local_addr()?.ip())
+}
+
+fn discovery_srv(values: &Values) -> Option<SrvRecords> {
+    let domain = values.text("discovery-srv").to_owned();
+    (!domain.is_empty()).then(|| SrvRecords {
+        domain,
+        service_name: values.text("discovery-srv-name").to_owned(),
+    })
 }
 
 /// With a name of its own and no list, a member founds a cluster of itself.

@@ -19,6 +19,15 @@ pub enum ClusterState {
     Existing,
 }
 
+/// Where DNS names the members of a new cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SrvRecords {
+    /// `--discovery-srv`.
+    pub domain: String,
+    /// `--discovery-srv-name`.
+    pub service_name: String,
+}
+
 /// What a member needs to know for its first start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
@@ -31,12 +40,25 @@ pub struct Bootstrap {
 impl Config {
     /// Reads and checks what matters for a first start only, as etcd does.
     pub fn bootstrap(&self) -> Result<Bootstrap, ConfigError> {
-        let members = parse_members(&self.initial_cluster).map_err(ConfigError::InitialCluster)?;
+        self.bootstrap_from(&self.initial_cluster, ConfigError::NoLocalName)
+    }
+
+    /// The same with what DNS has in the place of `--initial-cluster`.
+    pub fn bootstrap_discovered(&self, cluster: &str) -> Result<Bootstrap, ConfigError> {
+        self.bootstrap_from(cluster, ConfigError::NoLocalRecord)
+    }
+
+    fn bootstrap_from(
+        &self,
+        cluster: &str,
+        absent: fn(String) -> ConfigError,
+    ) -> Result<Bootstrap, ConfigError> {
+        let members = parse_members(cluster).map_err(ConfigError::InitialCluster)?;
         let Some(own) = members.get(&self.name) else {
-            return Err(ConfigError::NoLocalName(self.name.clone()));
+            return Err(absent(self.name.clone()));
         };
         if self.initial_cluster_state == ClusterState::New {
-            self.advertised_urls_match(own)?;
+            self.advertised_urls_match(own, cluster)?;
         }
         let urls: Vec<String> = members
             .values()
@@ -64,7 +86,7 @@ impl Config {
     }
 
     /// The URLs in the list and the advertised ones must be the same, be it after resolving names.
-    fn advertised_urls_match(&self, own: &[MemberUrl]) -> Result<(), ConfigError> {
+    fn advertised_urls_match(&self, own: &[MemberUrl], cluster: &str) -> Result<(), ConfigError> {
         let advertised = &self.initial_advertise_peer_urls;
         if own == advertised {
             return Ok(());
@@ -96,7 +118,7 @@ impl Config {
         }
         Err(ConfigError::NotInCluster {
             has: absent(advertised, own).join(","),
-            cluster: self.initial_cluster.clone(),
+            cluster: cluster.to_owned(),
         })
     }
 }

@@ -91,6 +91,8 @@ pub enum ConfigError {
     Negative { flag: &'static str, value: String },
     #[error("couldn't find local name {0:?} in the initial cluster configuration")]
     NoLocalName(String),
+    #[error("error setting up initial cluster: cannot find local etcd member {0:?} in SRV records")]
+    NoLocalRecord(String),
     #[error("--initial-cluster has {has} but missing from --initial-advertise-peer-urls={urls}")]
     NotAdvertised { has: String, urls: String },
     #[error("--initial-advertise-peer-urls has {has} but missing from --initial-cluster={cluster}")]

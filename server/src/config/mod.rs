@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use build::AutoCompaction;
-pub use cluster::{Bootstrap, ClusterState};
+pub use cluster::{Bootstrap, ClusterState, SrvRecords};
 pub use error::ConfigError;
 pub use gates::FeatureGates;
 pub use note::Note;
@@ -69,6 +69,8 @@ pub struct Config {
     pub advertise_client_urls: Vec<MemberUrl>,
     /// What other members are told; sorted.
     pub initial_advertise_peer_urls: Vec<MemberUrl>,
+    /// Where DNS names the members of a new cluster instead.
+    pub discovery_srv: Option<SrvRecords>,
     /// Members of a new cluster as given; [`Config::bootstrap`] reads it when it is needed.
     pub initial_cluster: String,
     /// Whether to found or to join, on the first start.

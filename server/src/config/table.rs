@@ -201,8 +201,8 @@ flags! {
     "discovery-password" "" Text, Later(&DISCOVERY), "Password of that user.";
     "discovery-fallback" "exit" Choice(&["exit", "proxy"]), Legacy,
         "What to do when discovery fails; only 'exit' is left.";
-    "discovery-srv" "" Text, Later(&DISCOVERY), "Domain whose SRV records name the members.";
-    "discovery-srv-name" "" Text, Later(&DISCOVERY), "Suffix of the SRV service name.";
+    "discovery-srv" "" Text, Ready, "Domain whose SRV records name the members.";
+    "discovery-srv-name" "" Text, Ready, "Suffix of the SRV service name.";
     "strict-reconfig-check" "true" Bool, Ready,
         "Refuse membership changes that would lose the quorum.";
     "pre-vote" "true" Bool, Ready, "Ask before an election whether it could be won.";

@@ -11,7 +11,8 @@ use crate::auth::AuthStore;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
 use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
 use crate::cluster::identity::Identity;
-use crate::config::Config;
+use crate::config::{Config, SrvRecords};
+use crate::discovery;
 use crate::import::{EtcdMember, ImportError};
 use crate::member::{ConfState, MemberLog, StartError};
 use crate::mvcc::Store;
@@ -108,7 +109,10 @@ pub(super) fn backend_options(config: &Config) -> BackendOptions {
 
 /// Makes a new member of a new cluster, as `--initial-cluster` describes it.
 fn create(config: &Config, data_dir: &DataDir) -> Result<Identity, NodeError> {
-    let wanted = config.bootstrap()?;
+    let wanted = match &config.discovery_srv {
+        Some(records) => config.bootstrap_discovered(&discovered(config, records)?)?,
+        None => config.bootstrap()?,
+    };
     let members: Vec<_> = wanted
         .members
         .iter()
@@ -145,6 +149,22 @@ fn create(config: &Config, data_dir: &DataDir) -> Result<Identity, NodeError> {
         "made a new member"
     );
     Ok(identity)
+}
+
+/// The members as DNS names them.
+fn discovered(config: &Config, records: &SrvRecords) -> Result<String, NodeError> {
+    let urls = &config.initial_advertise_peer_urls;
+    let own = urls.iter().filter_map(|url| {
+        let port = url.port().parse().ok()?;
+        Some((url.scheme().name(), url.host(), port))
+    });
+    let question = discovery::Question {
+        domain: &records.domain,
+        service_name: &records.service_name,
+        name: &config.name,
+        own: own.collect(),
+    };
+    Ok(discovery::members(&question)?)
 }
 
 /// Makes a member of what etcd has left in its `member` directory, which is only read.

@@ -18,6 +18,8 @@ pub enum NodeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Discovery(#[from] crate::discovery::DiscoveryError),
+    #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),

@@ -6,7 +6,7 @@ use crate::source::Source;
 const ORDER: [&[&str]; 11] = [
     &["main"],
     &["node", "command"],
-    &["api", "compactor", "corruption", "import"],
+    &["api", "compactor", "corruption", "import", "discovery"],
     &["reconfigure", "primary", "transfer"],
     &["propose", "read", "quota", "hashing"],
     &["member", "peer", "apply"],
@@ -21,8 +21,9 @@ const ORDER: [&[&str]; 11] = [
 const BESIDE: [&str; 2] = ["config", "logging"];
 
 /// An outside crate and the only module that may name it.
-const EDGES: [(&str, &str); 5] = [
+const EDGES: [(&str, &str); 6] = [
     ("tonic", "api"),
+    ("hickory_resolver", "discovery"),
     ("rocksdb", "storage"),
     ("raft", "member"),
     ("raft_engine", "member"),

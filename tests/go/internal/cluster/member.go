@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,6 +120,14 @@ func prepare(t testing.TB, program Program, options Options) *Member {
 
 // AddArgs gives the member more flags; they count from its next start on.
 func (m *Member) AddArgs(args ...string) { m.args = append(m.args, args...) }
+
+// ReplaceArgs puts flags in the place of those that begin so; they count from its next start on.
+func (m *Member) ReplaceArgs(beginning string, args ...string) {
+	m.args = slices.DeleteFunc(m.args, func(arg string) bool {
+		return strings.HasPrefix(arg, beginning)
+	})
+	m.AddArgs(args...)
+}
 
 // Run starts the process and waits until it serves. The log goes on in the same file.
 func (m *Member) Run() error {

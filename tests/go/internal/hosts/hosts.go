@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"trilith.dev/tests/internal/names"
 )
 
 const (
@@ -35,6 +38,8 @@ type Host struct {
 
 	namespace *os.File
 	device    *os.File
+	// resolver is a file to stand in the place of /etc/resolv.conf, if any.
+	resolver string
 }
 
 // Network is a number of hosts and the wire between them.
@@ -137,18 +142,51 @@ func (h *Host) close() {
 
 // Wrapper is what makes a program run on the host when it is put in front of it.
 func (h *Host) Wrapper() []string {
-	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), h.namespace.Fd())}
+	wrapper := []string{"nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), h.namespace.Fd())}
+	if h.resolver != "" {
+		wrapper = append(wrapper, "unshare", "--mount", "sh", "-c",
+			`mount --bind "$0" /etc/resolv.conf && exec "$@"`, h.resolver)
+	}
+	return wrapper
+}
+
+// UseNames lets programs on all hosts ask a DNS server on the host of the clients, which answers
+// until the test ends.
+func (n *Network) UseNames(t *testing.T, zone names.Zone) {
+	t.Helper()
+	server := n.Clients()
+	var connection net.PacketConn
+	err := server.inside(func() (err error) {
+		connection, err = net.ListenPacket("udp", server.IP+":53")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { connection.Close() })
+	go zone.Serve(connection)
+	resolver := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(resolver, []byte("nameserver "+server.IP+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range n.Hosts {
+		host.resolver = resolver
+	}
 }
 
 // Dial connects from the host.
 func (h *Host) Dial(ctx context.Context, address string) (connection net.Conn, err error) {
-	err = onThread(func() error { return unix.Setns(int(h.namespace.Fd()), unix.CLONE_NEWNET) },
-		func() error {
-			// The address is a number, so the socket is made by this thread, and stays in this network.
-			connection, err = new(net.Dialer).DialContext(ctx, "tcp", address)
-			return err
-		})
+	err = h.inside(func() error {
+		// The address is a number, so the socket is made by this thread, and stays in this network.
+		connection, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+		return err
+	})
 	return connection, err
+}
+
+func (h *Host) inside(do func() error) error {
+	enter := func() error { return unix.Setns(int(h.namespace.Fd()), unix.CLONE_NEWNET) }
+	return onThread(enter, do)
 }
 
 // onThread changes the network of a thread, does something on it, and changes it back. The thread
