@@ -378,6 +378,29 @@ func TestTheInitialCheckKeepsADivergedMemberOut(t *testing.T) {
 		"checkInitialHashKV failed", "initial corruption checking passed; no corruption")
 }
 
+// Members that start at the same time ask each other before any of them answers; they come up all
+// the same, also after none of them could close.
+func TestMembersThatCheckEachOtherAtOnceStart(t *testing.T) {
+	group := cluster.NewGroup(t, cluster.Three(cluster.Subject(t))...)
+	group.AddArgs(initially...)
+	diverge(t, group, nil)
+	var marks []int
+	for _, member := range group.Members {
+		member.Kill()
+		marks = append(marks, len(member.Log()))
+	}
+	if err := group.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for i, member := range group.Members {
+		logged(t, member, marks[i], 1, "initial corruption checking passed; no corruption")
+	}
+	expect(t, group.Leader().Dial(), "key4", "value")
+	if err := group.SameHashes(context20s(t)); err != nil {
+		t.Error(err)
+	}
+}
+
 // A planted difference shows in the hash, and is no damage that the offline check would find.
 func TestAPlantedDifferenceIsNoDamage(t *testing.T) {
 	subject := cluster.Subject(t)
