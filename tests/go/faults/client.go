@@ -22,7 +22,7 @@ const (
 	// pace is how long a client thinks before each call: faults are what is tested, not the load.
 	pace = 15 * time.Millisecond
 	// A call may take this long; then the client goes on, perhaps through another member.
-	patience = 2 * time.Second
+	patience = time.Second
 )
 
 // load are the clients at work.

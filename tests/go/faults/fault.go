@@ -102,6 +102,43 @@ var lossy = fault{"30 % loss", func(tr *trial) (func() error, error) {
 	return tr.repairNetwork, nil
 }}
 
+// leftBehind lets a follower miss more than the log keeps, so that it has to be sent the whole state:
+// the others are stopped in turn, which makes their states durable, and cuts their logs.
+var leftBehind = fault{"a follower is left behind", func(tr *trial) (func() error, error) {
+	number := aFollower(tr)
+	behind := tr.group.Members[number]
+	behind.Kill()
+	tr.awaitWrites("before the log is cut")
+	for _, other := range tr.group.Members {
+		if other == behind {
+			continue
+		}
+		before := logged(other, cutLog)
+		if err := other.Stop(); err != nil {
+			return nil, err
+		}
+		if err := other.Run(); err != nil {
+			return nil, err
+		}
+		for deadline := time.Now().Add(answerTimeout); logged(other, cutLog) == before; {
+			if time.Now().After(deadline) {
+				return nil, fmt.Errorf("%s does not cut its log", other.Client)
+			}
+			time.Sleep(pollInterval)
+		}
+	}
+	tr.behind, tr.installed = behind, logged(behind, tookState)
+	return tr.start, nil
+}}
+
+// What members log, as etcd does, when they cut their logs, and when they have taken over the whole
+// state from the leader.
+const cutLog, tookState = "compacted Raft logs", "applied snapshot"
+
+func logged(member *cluster.Member, text string) int {
+	return strings.Count(member.Log(), text)
+}
+
 // failingSync lets the next syncs of the leader fail. It must not go on after that.
 var failingSync = fault{"a failed fsync on the leader", func(tr *trial) (func() error, error) {
 	leader := tr.group.Leader()

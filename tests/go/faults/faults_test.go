@@ -26,6 +26,7 @@ var faults = []fault{
 	cutting("all are apart", theLeader, everything),
 	slowAndLossy,
 	lossy,
+	leftBehind,
 	failingSync,
 	garbage,
 	fullDisk,
@@ -35,8 +36,8 @@ const (
 	// In the suite elections are quick, so that they fit into the second or two of a fault. In the
 	// long form it is the defaults that are tried, by up to fifteen seconds, for half an hour.
 	shortElection, soakElection = time.Second / 4, time.Second
-	shortest                    = time.Second / 2
-	shortLongest, soakLongest   = 5 * time.Second / 4, 15 * time.Second
+	shortest                    = 2 * time.Second / 5
+	shortLongest, soakLongest   = time.Second, 15 * time.Second
 	soakTime                    = 30 * time.Minute
 )
 

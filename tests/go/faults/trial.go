@@ -45,6 +45,9 @@ type trial struct {
 	followers   []*events.Follower
 	// restarted tells that processes were started to heal the last fault.
 	restarted bool
+	// behind is the member that has to be sent the whole state, after so many times before, or nil.
+	behind    *cluster.Member
+	installed int
 	// The longest that a leader was missed, and the most memory that a member has had.
 	longest time.Duration
 	peak    int
@@ -60,7 +63,9 @@ func newTrial(t *testing.T, electionTimeout time.Duration, prepare func(*trial))
 	}
 	tr.network = hosts.New(t, members+1, seed)
 	tr.group = cluster.NewGroupOn(t, tr.network, cluster.Three(cluster.Subject(t))...)
-	tr.group.AddArgs(fmt.Sprintf("--election-timeout=%d", electionTimeout.Milliseconds()),
+	// Logs are short, so that members need whole states from each other.
+	tr.group.AddArgs("--snapshot-count=100", "--snapshot-catchup-entries=10", "--log-level=debug",
+		fmt.Sprintf("--election-timeout=%d", electionTimeout.Milliseconds()),
 		fmt.Sprintf("--heartbeat-interval=%d", electionTimeout.Milliseconds()/10))
 	prepare(tr)
 	if err := tr.group.Run(); err != nil {
@@ -75,11 +80,19 @@ func newTrial(t *testing.T, electionTimeout time.Duration, prepare func(*trial))
 	}
 	t.Cleanup(func() {
 		t.Logf("%d calls answered, %d not; revision %d; a leader was missed for %v at most "+
-			"(%.1f election timeouts, promised are %d), a member has taken %d MB at most",
+			"(%.1f election timeouts, promised are %d), a member has taken %d MB at most, "+
+			"%d states were sent",
 			tr.history.answered, tr.history.unknown, tr.checker.checked, tr.longest,
-			tr.inTimeouts(tr.longest), promisedTimeouts, tr.peak>>20)
+			tr.inTimeouts(tr.longest), promisedTimeouts, tr.peak>>20, tr.countInstalls())
 	})
 	return tr
+}
+
+func (tr *trial) countInstalls() (count int) {
+	for _, member := range tr.group.Members {
+		count += logged(member, tookState)
+	}
+	return count
 }
 
 func (tr *trial) inTimeouts(took time.Duration) float64 {
@@ -105,9 +118,17 @@ func (tr *trial) run(f fault, lasts time.Duration) {
 	missed := tr.awaitLeader(healed)
 	tr.awaitWrites(f.name + ", after")
 	running.finish()
+	// A member that takes over a whole state serves nobody meanwhile.
+	if err := tr.group.Run(); err != nil {
+		tr.t.Fatalf("round %d, %s: %v", tr.round, f.name, err)
+	}
 	if err := tr.check(); err != nil {
 		tr.t.Fatalf("round %d, %s: %v", tr.round, f.name, err)
 	}
+	if tr.behind != nil && logged(tr.behind, tookState) == tr.installed {
+		tr.t.Errorf("round %d, %s: nothing was cut off the log", tr.round, f.name)
+	}
+	tr.behind = nil
 	tr.t.Logf("%-40s for %5v, a leader after %.2f election timeouts, revision %d",
 		f.name, lasts.Round(time.Second/10), tr.inTimeouts(missed), tr.checker.checked)
 	if tr.inTimeouts(missed) > toleratedTimeouts {

@@ -189,14 +189,17 @@ func (h *Host) inside(do func() error) error {
 	return onThread(enter, do)
 }
 
+// home is the network that the test was started in. It is opened once, before the first thread
+// leaves it: /proc/self is the main thread, which may be away itself later.
+var home = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/net") })
+
 // onThread changes the network of a thread, does something on it, and changes it back. The thread
 // is kept: processes that it has started would die with it.
 func onThread(change, do func() error) error {
-	home, err := os.Open("/proc/self/ns/net")
+	home, err := home()
 	if err != nil {
 		return err
 	}
-	defer home.Close()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := change(); err != nil {
