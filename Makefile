@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help run cluster build test bench soak fmt setup env go-tools
+.PHONY: help run cluster build test bench sim soak fmt setup env go-tools
 
 # Flags for the server of `make run`, for example: make run ARGS="--data-dir /tmp/x"
 ARGS ?=
@@ -15,6 +15,7 @@ help:
 	echo "make build  build the server with optimizations"
 	echo "make test   every check and test of the suite"
 	echo "make bench  compare speed and memory with etcd 3.7.3, side by side"
+	echo "make sim    20,000 seeds of the simulation; SEED=N SEEDS=1 runs one again"
 	echo "make soak   the long forms of the differential, crash, fault and junk tests"
 	echo "make fmt    format all code"
 
@@ -45,7 +46,16 @@ bench: build
 	export TRILITH_BENCH="$$CARGO_TARGET_DIR/release/trilith-bench"
 	exec scripts/bench.sh $(ARGS)
 
-soak: build
+# The first seed of `make sim`, and how many.
+SEED ?= 0
+SEEDS ?= 20000
+
+sim:
+	@scripts/setup.sh run
+	$(env)
+	exec cargo run --locked -q --profile sim -p trilith-sim -- $(SEED) $(SEEDS)
+
+soak: build sim
 	@scripts/setup.sh test
 	$(env)
 	PROPTEST_CASES=100000 cargo test --locked -p trilith-proto --test robust

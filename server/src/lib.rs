@@ -19,6 +19,8 @@ pub mod propose;
 pub mod quota;
 pub mod read;
 
+pub mod expiry;
+pub mod leadership;
 pub mod primary;
 pub mod reconfigure;
 pub mod transfer;

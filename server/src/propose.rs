@@ -51,18 +51,17 @@ impl Proposer {
     pub fn new(
         member: MemberHandle,
         wait: Arc<Wait<Applied>>,
-        id: MemberId,
+        ids: RequestIds,
         leader: watch::Receiver<Led>,
         peers: Peers,
         request_bytes_max: usize,
         election_timeout: Duration,
     ) -> Self {
-        let ids = RequestIds::new(id, SystemTime::now());
         Self {
             shared: Arc::new(Shared {
                 member,
                 wait,
-                id,
+                id: ids.member,
                 ids,
                 leader,
                 peers,
@@ -110,7 +109,7 @@ impl Proposer {
             data: Bytes::from(data),
             decoded: Some(Arc::new(request)),
         };
-        let begun = Instant::now();
+        let begun = now();
         match tokio::time::timeout(self.timeout(), self.until_applied(proposal)).await {
             Ok(applied) => applied,
             Err(_elapsed) => Err(self.timed_out(begun)),
@@ -130,7 +129,7 @@ impl Proposer {
         let id = shared.ids.next();
         change.id = id.get();
         let mut registration = shared.wait.register(id);
-        let begun = Instant::now();
+        let begun = now();
         shared
             .member
             .propose_conf_change(&change)
@@ -229,6 +228,11 @@ pub fn refused(refused: ProposeRefused) -> RequestError {
     }
 }
 
+/// On the runtime's clock, as all timeouts are.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Whether a request of `begun` was probably given to a leader that was then lost: not long before
 /// the next one was elected.
 fn was_lost(begun: Instant, elected: Option<Instant>, election_timeout: Duration) -> bool {
@@ -240,16 +244,19 @@ fn was_lost(begun: Instant, elected: Option<Instant>, election_timeout: Duration
 ///
 /// They must never repeat in the cluster, since every member looks its waiters up by them.
 #[derive(Debug)]
-struct RequestIds {
+pub struct RequestIds {
+    member: MemberId,
     prefix: u64,
     suffix: AtomicU64,
 }
 
 impl RequestIds {
-    fn new(member: MemberId, now: SystemTime) -> Self {
+    /// Ids of a start of `member` at `now`.
+    pub fn new(member: MemberId, now: SystemTime) -> Self {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let milliseconds = u64::try_from(since_epoch.as_millis()).unwrap_or(0);
         Self {
+            member,
             prefix: member.get() << SUFFIX_BITS,
             suffix: AtomicU64::new((milliseconds << COUNT_BITS) & SUFFIX_MASK),
         }

@@ -1,12 +1,13 @@
 //! The lessor: the lease table behind its lock and its clock, shared by `apply`, the API and
 //! expiry.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::row::decode_lease_row;
 use super::table::{Due, LeaseTable, Renewal, TimeToLive};
@@ -35,7 +36,7 @@ struct Shared {
 struct State {
     table: LeaseTable,
     /// Keep-alives that wait for the revoke of an expired lease.
-    waiters: HashMap<LeaseId, Vec<oneshot::Sender<()>>>,
+    waiters: BTreeMap<LeaseId, Vec<oneshot::Sender<()>>>,
 }
 
 impl Lessor {
@@ -47,7 +48,7 @@ impl Lessor {
     fn of(table: LeaseTable) -> Self {
         let state = Mutex::new(State {
             table,
-            waiters: HashMap::new(),
+            waiters: BTreeMap::new(),
         });
         let origin = Instant::now();
         Self {

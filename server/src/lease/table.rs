@@ -240,8 +240,9 @@ impl LeaseTable {
             let left = self.checkpoints.last(*id).unwrap_or(lease.ttl);
             order.push((deadline(now, left, extend), *id));
         }
+        // Who is revoked first must not depend on the order of a hash map.
+        order.sort_unstable();
         if order.len() > SPREAD_PER_SECOND {
-            order.sort_unstable();
             spread(&mut order);
         }
         for (at, id) in order {

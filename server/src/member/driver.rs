@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
@@ -65,6 +65,52 @@ pub struct MemberOptions {
     pub force_new_cluster: bool,
 }
 
+impl MemberOptions {
+    /// For a start with this number, on a state that has applied `applied` and knows who votes.
+    pub(super) fn config(
+        &self,
+        boot_epoch: u64,
+        applied: Index,
+        conf_state: ConfState,
+    ) -> MemberConfig {
+        MemberConfig {
+            id: self.id,
+            boot_epoch,
+            election_ticks: self.election_ticks,
+            pre_vote: self.pre_vote,
+            catch_up_entries: self.catch_up_entries,
+            seed: self.seed ^ boot_epoch,
+            applied,
+            conf_state,
+        }
+    }
+}
+
+/// What the log of a new cluster begins with: one entry that adds each member, from index 1, in
+/// term 1, committed.
+pub(super) fn first_write(members: &[(MemberId, Bytes)]) -> LogWrite {
+    let mut write = LogWrite {
+        sync: true,
+        ..LogWrite::default()
+    };
+    for (index, (member, context)) in (1..).zip(members) {
+        let (kind, member, context) = (ConfChangeKind::AddNode, *member, context.clone());
+        let change = ConfChange {
+            id: 0,
+            kind,
+            member,
+            context,
+        };
+        let mut entry: Entry = entry(EntryKind::ConfChange(change.encode()));
+        (entry.index, entry.term) = (index, 1);
+        write.entries.push(entry);
+    }
+    let mut hard_state = HardState::default();
+    (hard_state.term, hard_state.commit) = (1, members.len() as u64);
+    write.hard_state = Some(hard_state);
+    write
+}
+
 /// A member's log, opened and not yet checked against its state.
 pub struct MemberLog {
     pub(super) log: EngineLog,
@@ -85,26 +131,8 @@ impl MemberLog {
         fsync: bool,
     ) -> Result<(), StartError> {
         let (log, _) = EngineLog::open(directory, fsync).map_err(StartError::log(directory))?;
-        let mut write = LogWrite {
-            sync: true,
-            ..LogWrite::default()
-        };
-        for (index, (member, context)) in (1..).zip(members) {
-            let (kind, member, context) = (ConfChangeKind::AddNode, *member, context.clone());
-            let change = ConfChange {
-                id: 0,
-                kind,
-                member,
-                context,
-            };
-            let mut entry: Entry = entry(EntryKind::ConfChange(change.encode()));
-            (entry.index, entry.term) = (index, 1);
-            write.entries.push(entry);
-        }
-        let mut hard_state = HardState::default();
-        (hard_state.term, hard_state.commit) = (1, members.len() as u64);
-        write.hard_state = Some(hard_state);
-        log.write(&write).map_err(StartError::log(directory))
+        log.write(&first_write(members))
+            .map_err(StartError::log(directory))
     }
 
     /// Whether `directory` holds the beginning of a log and nothing else, and no member was ever
@@ -190,16 +218,7 @@ impl MemberLog {
 
         let log = Arc::new(log);
         let heartbeat = options.heartbeat;
-        let config = MemberConfig {
-            id: options.id,
-            boot_epoch,
-            election_ticks: options.election_ticks,
-            pre_vote: options.pre_vote,
-            catch_up_entries: options.catch_up_entries,
-            seed: options.seed ^ boot_epoch,
-            applied: applied.0,
-            conf_state,
-        };
+        let config = options.config(boot_epoch, applied.0, conf_state);
         let member = Member::new(config, &recovered, log.clone())?;
         let shared = threads::spawn(member, log, heartbeat, applied.0, sink)?;
         Ok(MemberHandle { shared })
@@ -213,6 +232,11 @@ pub struct MemberHandle {
 }
 
 impl MemberHandle {
+    #[cfg(feature = "simulation")]
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Puts a request into the log. What becomes of it is told by [`CommittedSink::committed`] or
     /// [`CommittedSink::dropped`], or, when the leader is lost, by nobody.
     ///
@@ -330,7 +354,8 @@ impl MemberHandle {
     /// Whether raft has kept time lately. A leader whose raft stood still may have been replaced
     /// without knowing it.
     pub fn is_steady(&self) -> bool {
-        self.shared.pace.is_steady(Instant::now())
+        let now = tokio::time::Instant::now().into_std();
+        self.shared.pace.is_steady(now)
     }
 
     /// Entries up to this one are applied. Called by the apply thread, and costs it next to

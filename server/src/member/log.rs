@@ -386,7 +386,7 @@ pub enum LogError {
     #[error("its path is not UTF-8")]
     Path,
     /// The simulation's disk is gone.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     #[error("the disk is gone")]
     Gone,
 }

@@ -200,6 +200,12 @@ impl Mailbox {
         mail
     }
 
+    /// Whether the raft thread would be woken.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn has_something(&self, proposals: bool) -> bool {
+        self.inbox.lock().has_something(proposals)
+    }
+
     fn wake(&self, mut inbox: parking_lot::MutexGuard<'_, Inbox>) {
         if inbox.sleep != Sleep::Awake {
             inbox.sleep = Sleep::Awake;
@@ -256,6 +262,12 @@ impl LogQueue {
         let mut waiting = self.writes.lock();
         waiting.writes.extend(writes);
         self.wake(waiting);
+    }
+
+    /// All that waits, which may be nothing.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn take_now(&self) -> Vec<NumberedWrite> {
+        std::mem::take(&mut self.writes.lock().writes)
     }
 
     /// All that waits; `None` when it is empty and stopped.

@@ -9,6 +9,8 @@ mod cache;
 mod conf_change;
 mod driver;
 mod entry;
+#[cfg(any(test, feature = "simulation"))]
+mod fake_disk;
 mod fatal;
 mod force;
 mod handover;
@@ -48,11 +50,15 @@ pub use self::driver::{
     CommittedSink, MemberHandle, MemberLog, MemberOptions, OfferRefused, ProposeRefused, StartError,
 };
 pub use self::entry::{ApplyWork, CommittedEntry, EntryKind, Proposal};
+#[cfg(any(test, feature = "simulation"))]
+pub use self::fake_disk::{FakeDisk, WrittenEntry};
 pub use self::fatal::fatal;
 pub use self::install::LogAnew;
 pub use self::kept_log::{KeptLog, KeptLogError};
 pub use self::log::LogError;
 pub use self::status::{MemberStatus, Progress, Role};
+#[cfg(feature = "simulation")]
+pub use self::threads::stepped::SteppedMember;
 pub use self::wire::WireError;
 
 /// One member's raft, with what is needed to use it as etcd does.

@@ -1,5 +1,8 @@
 //! The threads of a member: one steps raft, one writes the log, one gives files back.
 
+#[cfg(feature = "simulation")]
+pub(super) mod stepped;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -35,16 +38,7 @@ pub(super) fn spawn(
     applied: Index,
     sink: Arc<dyn CommittedSink>,
 ) -> std::io::Result<Arc<Shared>> {
-    let shared = Arc::new(Shared {
-        mailbox: Mailbox::default(),
-        log_queue: LogQueue::default(),
-        status: SharedStatus::default(),
-        pace: Pace::new(heartbeat, member.election_ticks, Instant::now()),
-        wants_applied: AtomicBool::new(false),
-        threads: Mutex::default(),
-    });
-    shared.status.set_applied(applied);
-    shared.status.publish(&member.status(), None);
+    let shared = Shared::new(&member, heartbeat, applied, Instant::now());
     let (purge, purges) = bounded(1);
     let log_thread = LogThread {
         log: log.clone(),
@@ -79,9 +73,25 @@ pub(super) fn spawn(
     Ok(shared)
 }
 
+impl Shared {
+    fn new(member: &Member, heartbeat: Duration, applied: Index, now: Instant) -> Arc<Self> {
+        let shared = Self {
+            mailbox: Mailbox::default(),
+            log_queue: LogQueue::default(),
+            status: SharedStatus::default(),
+            pace: Pace::new(heartbeat, member.election_ticks, now),
+            wants_applied: AtomicBool::new(false),
+            threads: Mutex::default(),
+        };
+        shared.status.set_applied(applied);
+        shared.status.publish(&member.status(), None);
+        Arc::new(shared)
+    }
+}
+
 struct RaftThread {
     member: Member,
-    log: Arc<EngineLog>,
+    log: Arc<dyn Log>,
     shared: Arc<Shared>,
     sink: Arc<dyn CommittedSink>,
     purge: Sender<()>,

@@ -8,7 +8,6 @@ mod disk;
 mod endpoints;
 mod ends;
 mod error;
-mod expiry;
 mod fatal;
 mod install;
 mod lease_endpoints;

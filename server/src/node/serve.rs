@@ -6,7 +6,7 @@ mod services;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
@@ -21,7 +21,6 @@ use super::disk::Disks;
 use super::endpoints::endpoints;
 use super::ends::{Ends, cut_short, stop_serving};
 use super::error::NodeError;
-use super::expiry::Expiry;
 use super::peers::{self, PeerRuntime, ToMember};
 use super::publish;
 use super::receive::SnapshotReceiver;
@@ -37,14 +36,16 @@ use crate::cluster::Membership;
 use crate::compactor::{AutoCompactor, Retention};
 use crate::config::{AutoCompaction, Config};
 use crate::corruption::Hasher;
+use crate::expiry::Expiry;
 use crate::ids::{MemberId, RequestId, Revision};
+use crate::leadership::Leadership;
 use crate::lease::{Lessor, min_ttl};
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
 use crate::mvcc::Store;
 use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
 use crate::peer::{self, Peers};
-use crate::propose::{Led, Proposer};
+use crate::propose::{Led, Proposer, RequestIds};
 use crate::quota::{DiskLow, Quota};
 use crate::read::Reader;
 use crate::storage::Closed;
@@ -179,18 +180,19 @@ impl Node {
         let hold = snapshots.hold.clone();
         let wait = Arc::new(Wait::<Applied>::default());
         let applied_wait = Arc::new(AppliedWait::default());
-        let hub = WatchHub::new(store.clone())?;
         let (committed, entries) = bounded(ApplyWork::UNAPPLIED_MAX);
         let (leader, led) = watch::channel(Led::default());
         let reader_cell = Arc::new(OnceLock::new());
         let sink = Sink {
-            id,
             committed,
-            reader: reader_cell.clone(),
-            wait: wait.clone(),
-            lessor: state.lessor.clone(),
-            lease_extension: config.election_timeout,
-            leader,
+            leadership: Leadership {
+                id,
+                reader: reader_cell.clone(),
+                wait: wait.clone(),
+                lessor: state.lessor.clone(),
+                lease_extension: config.election_timeout,
+                leader,
+            },
             peers: peers.clone(),
             snapshots,
         };
@@ -206,18 +208,17 @@ impl Node {
         );
         let space = space_guard(config, opened.disks.low(), id, &state, &proposer);
         let header = HeaderSource::new(identity.cluster_id, id, member.clone(), store);
-        let compacted = watch::channel(Revision::default()).1;
         let mut node = Self {
             id,
             header,
+            hub: WatchHub::new(state.store.clone())?,
             state,
             member,
             peers,
             hasher,
             proposer,
             reader,
-            hub,
-            compacted,
+            compacted: watch::channel(Revision::default()).1,
             space,
             disks: opened.disks,
             wait,
@@ -304,7 +305,7 @@ impl Node {
             let mut interval = tokio::time::interval(READ_RETRY_LOOK);
             loop {
                 interval.tick().await;
-                reader.tick(Instant::now());
+                reader.tick(tokio::time::Instant::now());
             }
         });
         if config.initial_election_tick_advance {
@@ -433,7 +434,7 @@ fn proposer(
     Proposer::new(
         member.clone(),
         wait.clone(),
-        id,
+        RequestIds::new(id, SystemTime::now()),
         leader,
         peers.clone(),
         config.max_request_bytes,

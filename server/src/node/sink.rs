@@ -1,42 +1,24 @@
 //! Where the member core's output goes: apply, readers, lessor, and those who wait for a leader.
 
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
 use crossbeam_channel::Sender;
-use tokio::sync::watch;
 use trilith_proto::raftpb;
 
 use super::fatal::fatal;
 use super::peers::urls;
 use super::snapshots::SnapshotSender;
-use crate::apply::{Applied, ConfChanger, Entry, Payload};
+use crate::apply::{ConfChanger, Entry, Payload};
 use crate::cluster::Membership;
-use crate::error::RequestError;
-use crate::ids::{Index, MemberId, RequestId};
-use crate::lease::Lessor;
+use crate::ids::{Index, RequestId};
+use crate::leadership::Leadership;
 use crate::member::{ApplyWork, CommittedSink, ConfChange, EntryKind, MemberHandle, MemberStatus};
 use crate::peer::Peers;
-use crate::propose::Led;
-use crate::read::Reader;
-use crate::wait::Wait;
 
 /// Passes on what the raft and log threads give.
 pub(super) struct Sink {
-    /// This member.
-    pub(super) id: MemberId,
     /// To the apply thread; it has as many places as the member hands out works.
     pub(super) committed: Sender<Vec<Entry>>,
-    /// Set once the member that it asks has started.
-    pub(super) reader: Arc<OnceLock<Reader>>,
-    /// Requests whose proposals may be dropped.
-    pub(super) wait: Arc<Wait<Applied>>,
-    /// Keeps deadlines while this member leads.
-    pub(super) lessor: Lessor,
-    /// What a new leader adds to every lease: the election timeout.
-    pub(super) lease_extension: Duration,
-    /// Who leads; proposals wait for somebody.
-    pub(super) leader: watch::Sender<Led>,
+    /// What follows from who leads.
+    pub(super) leadership: Leadership,
     /// The other members.
     pub(super) peers: Peers,
     /// To those who are too far behind.
@@ -58,39 +40,18 @@ impl CommittedSink for Sink {
     }
 
     fn read_state(&self, context: u64, index: Index) {
-        if let Some(reader) = self.reader.get() {
-            reader.confirmed(context, index);
-        }
+        self.leadership.confirmed(context, index);
     }
 
     fn leader_changed(&self, status: &MemberStatus) {
-        let mut changed = false;
-        self.leader.send_modify(|led| {
-            changed = led.by != status.leader;
-            if changed && status.leader.is_some() {
-                led.elected = Some(Instant::now());
-            }
-            led.by = status.leader;
-        });
-        let leads = status.leader == Some(self.id);
-        if leads && !self.lessor.is_primary() {
-            self.lessor.promote(self.lease_extension);
-        } else if !leads && self.lessor.is_primary() {
-            self.lessor.demote();
-        }
-        if changed {
+        if self.leadership.changed(status) {
             let leader = status.leader.map(|id| id.to_string());
             tracing::info!(leader, term = status.term.get(), "raft leader changed");
-            if let Some(reader) = self.reader.get() {
-                reader.leader_changed();
-            }
         }
     }
 
     fn dropped(&self, ids: &[RequestId]) {
-        for id in ids {
-            self.wait.trigger(*id, Err(RequestError::NoLeader));
-        }
+        self.leadership.dropped(ids);
     }
 
     fn send(&self, messages: Vec<raftpb::Message>) {

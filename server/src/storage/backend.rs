@@ -1,8 +1,7 @@
 //! The database itself: open, read, write one batch, flush, measure, and stop for good on failure.
 
 use std::{
-    fmt, fs,
-    io::{ErrorKind, Write as _},
+    fmt,
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -15,6 +14,10 @@ use parking_lot::Mutex;
 use rocksdb::{ColumnFamily, DB, ReadOptions, ReadTier, WriteOptions, properties};
 use self_cell::self_cell;
 
+#[cfg(feature = "simulation")]
+use super::memory::{Memory, MemoryDisk};
+
+use super::directory::{FORMAT_FILE, is_marked, prepare_directory, sync_directory};
 use crate::storage::{BackendOptions, Batch, Family, StorageError, View, options};
 
 /// Handle to the open database; clones share it. The database closes with the last handle,
@@ -43,7 +46,7 @@ pub struct Unflushed {
 }
 
 struct Shared {
-    open: OpenDatabase,
+    engine: Engine,
     read_newest: ReadOptions,
     read_persisted: ReadOptions,
     write: WriteOptions,
@@ -77,6 +80,13 @@ impl Drop for MarkClosed {
     fn drop(&mut self) {
         self.0.0.store(true, Ordering::SeqCst);
     }
+}
+
+/// What keeps the rows.
+enum Engine {
+    RocksDb(OpenDatabase),
+    #[cfg(feature = "simulation")]
+    Memory(Memory),
 }
 
 struct Handles<'a>(Vec<&'a ColumnFamily>);
@@ -153,11 +163,17 @@ impl Backend {
             });
             handles.collect::<Result<Vec<_>, _>>().map(Handles)
         })?;
+        let backend = Self::over(Engine::RocksDb(open));
+        backend.sizes();
+        Ok(backend)
+    }
+
+    fn over(engine: Engine) -> Self {
         let mut read_persisted = ReadOptions::default();
         read_persisted.set_read_tier(ReadTier::Persisted);
-        let backend = Self {
+        Self {
             shared: Arc::new(Shared {
-                open,
+                engine,
                 read_newest: ReadOptions::default(),
                 read_persisted,
                 write: options::write(),
@@ -168,18 +184,52 @@ impl Backend {
                 files_bytes: AtomicU64::new(0),
                 closed: MarkClosed(Closed(Arc::default())),
             }),
-        };
-        backend.sizes();
-        Ok(backend)
+        }
+    }
+
+    /// Opens what `disk` holds; it must not be open already.
+    #[cfg(feature = "simulation")]
+    pub fn open_in_memory(disk: &MemoryDisk) -> Self {
+        Self::over(Engine::Memory(Memory::open(disk)))
+    }
+
+    /// The state in memory, if it is one of the simulation.
+    #[cfg(feature = "simulation")]
+    pub(super) fn memory(&self) -> Option<&Memory> {
+        match &self.shared.engine {
+            Engine::Memory(memory) => Some(memory),
+            Engine::RocksDb(_) => None,
+        }
+    }
+
+    /// A sum over all rows in which members must not differ that have applied the same entries,
+    /// and over all history there ever was.
+    ///
+    /// # Panics
+    ///
+    /// When the state is not in memory.
+    #[cfg(feature = "simulation")]
+    pub fn digest(&self) -> u64 {
+        self.memory()
+            .expect("the simulation asks its own states")
+            .digest()
     }
 
     /// The newest value of a row, flushed or not.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = self.memory() {
+            return Ok(memory.now().get(family, key));
+        }
         self.get_with(family, key, &self.shared.read_newest)
     }
 
     /// The value a crash at this moment would leave.
     pub fn get_persisted(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = self.memory() {
+            return Ok(memory.persisted(family, key));
+        }
         self.get_with(family, key, &self.shared.read_persisted)
     }
 
@@ -205,6 +255,11 @@ impl Backend {
     /// The first failure closes the state for writing; all later calls return it.
     pub fn write(&self, batch: Batch) -> Result<(), StorageError> {
         self.check_latch()?;
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = self.memory() {
+            memory.write(&batch.in_memory);
+            return Ok(());
+        }
         let (rows, bytes) = (batch.changes.len() as u64, batch.bytes() as u64);
         self.shared.written_rows.fetch_add(rows, Ordering::Relaxed);
         self.shared
@@ -222,7 +277,12 @@ impl Backend {
     /// As [`Backend::write`].
     pub fn flush(&self) -> Result<(), StorageError> {
         self.check_latch()?;
-        let handles = &self.shared.open.borrow_dependent().0;
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = self.memory() {
+            memory.flush();
+            return Ok(());
+        }
+        let handles = &self.opened().borrow_dependent().0;
         self.db()
             .flush_cfs_opt(handles, &options::flush())
             .map_err(|error| self.latch("flush the state", &error))?;
@@ -233,6 +293,10 @@ impl Backend {
     /// Fails if the state is closed for writing, or if RocksDB failed in the background.
     pub fn check(&self) -> Result<(), StorageError> {
         self.check_latch()?;
+        #[cfg(feature = "simulation")]
+        if self.memory().is_some() {
+            return Ok(());
+        }
         let failures = self
             .db()
             .property_int_value(properties::BACKGROUND_ERRORS)
@@ -247,6 +311,10 @@ impl Backend {
 
     /// Size of the state as clients see it.
     pub fn sizes(&self) -> Sizes {
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = self.memory() {
+            return memory.sizes();
+        }
         let unflushed = self.forget_flushed();
         let tables = self.sum(properties::LIVE_SST_FILES_SIZE);
         let blobs = self.sum_named(c"rocksdb.live-blob-file-size");
@@ -273,6 +341,10 @@ impl Backend {
     /// What has been written and is not on disk yet. The rows are exact; their bytes are told from
     /// the average of late, since RocksDB only knows the blocks that it allocated for them.
     pub fn unflushed(&self) -> Unflushed {
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = self.memory() {
+            return memory.unflushed();
+        }
         let rows = self.sum(properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)
             + self.sum(properties::NUM_ENTRIES_IMM_MEM_TABLES);
         let written_rows = self.shared.written_rows.load(Ordering::Relaxed).max(1);
@@ -287,6 +359,9 @@ impl Backend {
     /// Copies the files into the new directory `to`, as kill -9 at this moment would leave them.
     #[cfg(test)]
     pub(crate) fn crash_image(&self, to: &Path) {
+        use std::fs;
+        use std::io::ErrorKind;
+
         self.db().disable_file_deletions().expect("hold the files");
         fs::create_dir(to).expect("create");
         // The manifest goes first: every table that it names by now exists when the directory is
@@ -312,11 +387,19 @@ impl Backend {
     }
 
     pub(super) fn db(&self) -> &DB {
-        self.shared.open.borrow_owner()
+        self.opened().borrow_owner()
+    }
+
+    fn opened(&self) -> &OpenDatabase {
+        match &self.shared.engine {
+            Engine::RocksDb(open) => open,
+            #[cfg(feature = "simulation")]
+            Engine::Memory(_) => unreachable!("a state in memory has no files"),
+        }
     }
 
     pub(super) fn handle(&self, family: Family) -> &ColumnFamily {
-        self.shared.open.borrow_dependent().0[family as usize]
+        self.opened().borrow_dependent().0[family as usize]
     }
 
     pub(super) fn get_with(
@@ -383,88 +466,7 @@ impl Backend {
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend")
-            .field("path", &self.db().path())
             .field("latch", &self.shared.latch.get())
             .finish_non_exhaustive()
     }
 }
-
-/// Checks what lies in `dir` before RocksDB may touch it, and marks an empty one as ours.
-fn prepare_directory(dir: &Path) -> Result<(), StorageError> {
-    if is_marked(dir)? {
-        return Ok(());
-    }
-    fs::create_dir_all(dir).map_err(|error| StorageError::directory("create", dir, &error))?;
-    let mark = dir.join(FORMAT_FILE);
-    let temporary = dir.join(FORMAT_TEMPORARY);
-    write_durably(&temporary, format!("{FORMAT_NAME} {FORMAT}\n").as_bytes())
-        .and_then(|()| fs::rename(&temporary, &mark))
-        .map_err(|error| StorageError::directory("write", &mark, &error))?;
-    sync_directory(dir)?;
-    match dir.parent() {
-        Some(parent) if parent != Path::new("") => sync_directory(parent),
-        _ => Ok(()),
-    }
-}
-
-/// Whether `dir` is marked as a state that this program knows; if not, it is empty or missing.
-fn is_marked(dir: &Path) -> Result<bool, StorageError> {
-    let mark = dir.join(FORMAT_FILE);
-    match fs::read_to_string(&mark) {
-        Ok(text) => return check_format(dir, &text).map(|()| true),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(StorageError::directory("read", mark, &error)),
-    }
-    let mut names = match fs::read_dir(dir) {
-        Ok(names) => names,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(StorageError::directory("list", dir, &error)),
-    };
-    if names.any(|name| name.is_ok_and(|name| name.file_name() != FORMAT_TEMPORARY)) {
-        let reason = format!("it is not empty and has no file {FORMAT_FILE}");
-        return Err(StorageError::Foreign {
-            path: dir.to_owned(),
-            reason,
-        });
-    }
-    Ok(false)
-}
-
-fn check_format(dir: &Path, text: &str) -> Result<(), StorageError> {
-    let found = text
-        .trim_end()
-        .strip_prefix(FORMAT_NAME)
-        .and_then(|version| version.trim_start().parse::<u32>().ok());
-    match found {
-        Some(FORMAT) => Ok(()),
-        Some(found) => Err(StorageError::FutureFormat {
-            path: dir.to_owned(),
-            found,
-            known: FORMAT,
-        }),
-        None => Err(StorageError::Foreign {
-            path: dir.to_owned(),
-            reason: format!("the file {FORMAT_FILE} does not name a format of ours"),
-        }),
-    }
-}
-
-fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-fn sync_directory(dir: &Path) -> Result<(), StorageError> {
-    fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|error| StorageError::directory("sync", dir, &error))
-}
-
-/// Names the format of the state; it stands beside RocksDB's own files, so that it can be read
-/// before RocksDB opens, and writes, anything.
-const FORMAT_FILE: &str = "FORMAT";
-const FORMAT_TEMPORARY: &str = "FORMAT.tmp";
-const FORMAT_NAME: &str = "trilith-state";
-/// Counts up with each change that an older program cannot read.
-const FORMAT: u32 = 1;

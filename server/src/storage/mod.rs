@@ -11,15 +11,21 @@ pub mod schema;
 mod backend;
 mod batch;
 mod defragment;
+mod directory;
 mod error;
 mod flush_policy;
+#[cfg(feature = "simulation")]
+mod memory;
 mod options;
+mod rows;
 mod view;
 
 pub use backend::{Backend, Closed, Sizes, Unflushed};
 pub use batch::Batch;
 pub use error::StorageError;
 pub use flush_policy::FlushPolicy;
+#[cfg(feature = "simulation")]
+pub use memory::MemoryDisk;
 pub use options::BackendOptions;
 pub use schema::Family;
 pub use view::{Scan, View};

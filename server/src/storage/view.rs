@@ -3,16 +3,26 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, Snapshot};
+use rocksdb::{ReadOptions, Snapshot};
 use self_cell::self_cell;
 
+#[cfg(feature = "simulation")]
+use super::memory::{Content, MemoryRows};
+use super::rows::Rows;
 use crate::storage::{Backend, Family, StorageError};
 
 /// The state as it stood when the view was taken; later batches are invisible. Cheap to clone.
 /// It keeps the database open and what it can see from being removed, so none lives for hours.
 #[derive(Clone)]
 pub struct View {
-    pinned: Arc<PinnedBackend>,
+    moment: Moment,
+}
+
+#[derive(Clone)]
+enum Moment {
+    RocksDb(Arc<PinnedBackend>),
+    #[cfg(feature = "simulation")]
+    Memory(Arc<Content>),
 }
 
 struct Pinned<'a> {
@@ -31,6 +41,12 @@ self_cell! {
 
 impl View {
     pub(super) fn new(backend: Backend) -> Self {
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = backend.memory() {
+            return Self {
+                moment: Moment::Memory(memory.now()),
+            };
+        }
         let pinned = PinnedBackend::new(backend, |backend| {
             let snapshot = backend.db().snapshot();
             let mut read = ReadOptions::default();
@@ -38,14 +54,19 @@ impl View {
             Pinned { read, snapshot }
         });
         Self {
-            pinned: Arc::new(pinned),
+            moment: Moment::RocksDb(Arc::new(pinned)),
         }
     }
 
     /// The value of a row.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.pinned
-            .with_dependent(|backend, pinned| backend.get_with(family, key, &pinned.read))
+        match &self.moment {
+            Moment::RocksDb(pinned) => {
+                pinned.with_dependent(|backend, pinned| backend.get_with(family, key, &pinned.read))
+            }
+            #[cfg(feature = "simulation")]
+            Moment::Memory(content) => Ok(content.get(family, key)),
+        }
     }
 
     /// Rows from `lower`, included, to `upper`, excluded (or to the end of the family), ascending.
@@ -109,10 +130,17 @@ impl View {
         upper: Option<&[u8]>,
         direction: Direction,
         fill_cache: bool,
-    ) -> DBRawIteratorWithThreadMode<'_, DB> {
+    ) -> Rows<'_> {
+        let pinned = match &self.moment {
+            Moment::RocksDb(pinned) => pinned,
+            #[cfg(feature = "simulation")]
+            Moment::Memory(content) => {
+                let lower = (direction == Direction::Reverse).then_some(lower);
+                return Rows::Memory(MemoryRows::new(content, family, lower, upper));
+            }
+        };
         let mut read = ReadOptions::default();
-        self.pinned
-            .with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
+        pinned.with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
         read.fill_cache(fill_cache);
         if !fill_cache {
             read.set_readahead_size(READAHEAD_BYTES);
@@ -123,10 +151,11 @@ impl View {
         if let Some(upper) = upper {
             read.set_iterate_upper_bound(upper);
         }
-        let backend = self.pinned.borrow_owner();
-        backend
+        let backend = pinned.borrow_owner();
+        let rows = backend
             .db()
-            .raw_iterator_cf_opt(backend.handle(family), read)
+            .raw_iterator_cf_opt(backend.handle(family), read);
+        Rows::RocksDb(rows)
     }
 }
 
@@ -138,7 +167,7 @@ impl fmt::Debug for View {
 
 /// A walk over rows in order. It lends each row until the next step.
 pub struct Scan<'a> {
-    rows: DBRawIteratorWithThreadMode<'a, DB>,
+    rows: Rows<'a>,
     direction: Direction,
     /// Whether the iterator stands on a row that was not lent yet.
     fresh: bool,
@@ -176,9 +205,7 @@ impl Scan<'_> {
             }
         }
         if !self.rows.valid() {
-            self.rows
-                .status()
-                .map_err(|error| StorageError::database("scan", &error))?;
+            self.rows.status()?;
             return Ok(false);
         }
         Ok(true)

@@ -7,7 +7,7 @@ const ORDER: [&[&str]; 11] = [
     &["main"],
     &["node", "command"],
     &["api", "compactor", "corruption", "import", "discovery"],
-    &["reconfigure", "primary", "transfer"],
+    &["reconfigure", "primary", "transfer", "expiry", "leadership"],
     &["propose", "read", "quota", "hashing"],
     &["member", "peer", "apply"],
     &["snapshot"],

@@ -6,7 +6,6 @@
 //! that all members apply the same entries, and that a read sees what was acknowledged before it.
 //! In the end all that was ever acknowledged is applied by everybody.
 
-mod disk;
 mod node;
 mod tests;
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Check;
-use super::disk::FakeDisk;
 use crate::member::boot::{self, Applied};
+use crate::member::fake_disk::FakeDisk;
 use crate::member::log::Log;
 use crate::member::*;
 

@@ -15,13 +15,14 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     core::{Core, WatchRequest},
+    cursor::Pass,
     delivery::{Delivery, StreamEnd, StreamId},
     history,
     mailbox::Mailbox,
 };
 use crate::{
     ids::WatchId,
-    mvcc::{RevisionEvents, Store},
+    mvcc::{ReadTxn, RevisionEvents, Store},
 };
 
 /// All watches of this member. A handle; clones mean the same hub.
@@ -53,16 +54,7 @@ impl WatchHub {
     ///
     /// When the catch-up thread cannot be started.
     pub fn new(store: Store) -> Result<Self, std::io::Error> {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let shared = Arc::new(Shared {
-            store,
-            active: AtomicBool::new(false),
-            state: Mutex::new(State {
-                core: Core::new(),
-                due: Some(sender),
-            }),
-            catch_up: Mutex::new(None),
-        });
+        let (shared, receiver) = Shared::new(store);
         let weak = Arc::downgrade(&shared);
         let run = move || catch_up(&receiver, || weak.upgrade());
         let thread = thread::Builder::new()
@@ -70,6 +62,18 @@ impl WatchHub {
             .spawn(run)?;
         *shared.catch_up.lock() = Some(thread);
         Ok(Self { shared })
+    }
+
+    /// A hub without a thread, which catches up when it is told to.
+    #[cfg(feature = "simulation")]
+    pub fn stepped(store: Store) -> (Self, CatchUp) {
+        let (shared, due) = Shared::new(store);
+        let catch_up = CatchUp {
+            shared: Arc::clone(&shared),
+            due,
+            running: None,
+        };
+        (Self { shared }, catch_up)
     }
 
     /// Fans out revisions that have just been published; called by the apply thread, in order, for
@@ -194,15 +198,39 @@ impl State {
 fn catch_up(due: &Receiver<StreamId>, hub: impl Fn() -> Option<Arc<Shared>>) {
     while let Ok(stream) = due.recv() {
         let Some(shared) = hub() else { return };
-        let mut state = shared.state.lock();
+        if let Some((txn, pass)) = shared.begin_pass(stream) {
+            shared.end_pass(stream, &txn, pass);
+        }
+    }
+}
+
+impl Shared {
+    fn new(store: Store) -> (Arc<Self>, Receiver<StreamId>) {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let shared = Self {
+            store,
+            active: AtomicBool::new(false),
+            state: Mutex::new(State {
+                core: Core::new(),
+                due: Some(sender),
+            }),
+            catch_up: Mutex::new(None),
+        };
+        (Arc::new(shared), receiver)
+    }
+
+    fn begin_pass(&self, stream: StreamId) -> Option<(ReadTxn, Pass)> {
+        let mut state = self.state.lock();
         // Under the lock, so that it holds every revision that the core has fanned out.
-        let txn = shared.store.read();
+        let txn = self.store.read();
         let pass = state.core.begin_pass(stream, txn.compact_revision());
         state.dispatch();
-        drop(state);
-        let Some(pass) = pass else { continue };
-        let history = history::read(&txn, &pass);
-        let mut state = shared.state.lock();
+        Some((txn, pass?))
+    }
+
+    fn end_pass(&self, stream: StreamId, txn: &ReadTxn, pass: Pass) {
+        let history = history::read(txn, &pass);
+        let mut state = self.state.lock();
         match history {
             Ok(history) => state.core.end_pass(pass, history),
             Err(error) => {
@@ -211,5 +239,30 @@ fn catch_up(due: &Receiver<StreamId>, hub: impl Fn() -> Option<Arc<Shared>>) {
             }
         }
         state.dispatch();
+    }
+}
+
+/// In place of the catch-up thread, for the simulation.
+#[cfg(feature = "simulation")]
+pub struct CatchUp {
+    shared: Arc<Shared>,
+    due: Receiver<StreamId>,
+    running: Option<(StreamId, ReadTxn, Pass)>,
+}
+
+#[cfg(feature = "simulation")]
+impl CatchUp {
+    /// Begins a pass, or ends the one that was begun; false if there is nothing to do.
+    pub fn step(&mut self) -> bool {
+        if let Some((stream, txn, pass)) = self.running.take() {
+            self.shared.end_pass(stream, &txn, pass);
+            return true;
+        }
+        let Ok(stream) = self.due.try_recv() else {
+            return false;
+        };
+        let pass = self.shared.begin_pass(stream);
+        self.running = pass.map(|(txn, pass)| (stream, txn, pass));
+        true
     }
 }

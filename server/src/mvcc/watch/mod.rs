@@ -43,6 +43,8 @@ pub(crate) mod test_store;
 #[cfg(test)]
 mod transcript_test;
 
+#[cfg(feature = "simulation")]
+pub use self::hub::CatchUp;
 pub use self::{
     core::WatchRequest,
     delivery::{Delivery, Recipients, StreamEnd, StreamId, WatchOptions, WatchRefused},

@@ -33,22 +33,22 @@ const REVOKES_IN_FLIGHT: usize = 1024;
 const CHECKPOINTS_PER_ENTRY: usize = 1000;
 
 /// Revokes what expires, for as long as it is polled.
-pub(super) struct Expiry {
+pub struct Expiry {
     /// Knows what has expired.
-    pub(super) lessor: Lessor,
+    pub lessor: Lessor,
     /// Tells in whose name revokes have to stand.
-    pub(super) auth: AuthStore,
+    pub auth: AuthStore,
     /// Takes revokes into the log.
-    pub(super) proposer: Proposer,
+    pub proposer: Proposer,
     /// Confirms the leadership.
-    pub(super) reader: Reader,
+    pub reader: Reader,
     /// Tells the term.
-    pub(super) member: MemberHandle,
+    pub member: MemberHandle,
 }
 
 impl Expiry {
     /// Runs until it is dropped.
-    pub(super) async fn run(self) {
+    pub async fn run(self) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -1,5 +1,10 @@
-//! A disk that forgets at a crash what was not synced.
+//! A log on a disk that forgets at a crash what was not synced, for simulations.
+//!
+//! The log on disk writes batches with a checksum each, and cuts a torn one off when it opens. So
+//! what a crash leaves here is a number of whole batches: all that were synced, and some of the
+//! first ones that were not.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -7,11 +12,11 @@ use raft::eraftpb::{Entry, HardState};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::member::log::{Base, Log, LogError, LogReader, LogWrite, Recovered, limit_bytes};
+use super::log::{Base, Log, LogError, LogReader, LogWrite, Recovered, limit_bytes};
 
 /// One member's log. Cloned handles share it.
 #[derive(Clone, Default)]
-pub(super) struct FakeDisk {
+pub struct FakeDisk {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -26,6 +31,21 @@ struct Inner {
     /// A disk that says it has synced and has not.
     lies: bool,
     boot_epoch: u64,
+    /// Entries written since somebody looked last.
+    written: Vec<WrittenEntry>,
+}
+
+/// An entry that came into the log, and the term of the one before it.
+#[derive(Clone, Copy, Debug)]
+pub struct WrittenEntry {
+    /// Its index.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// The term of the entry before; 0 for the first.
+    pub term_before: u64,
+    /// A hash of what it holds.
+    pub hash: u64,
 }
 
 #[derive(Clone, Default)]
@@ -37,12 +57,12 @@ struct Content {
 
 impl FakeDisk {
     /// From now on it says that it has synced, and has not.
-    pub(super) fn set_lies(&self, lies: bool) {
+    pub fn set_lies(&self, lies: bool) {
         self.inner.lock().lies = lies;
     }
 
     /// The power goes and comes back.
-    pub(super) fn crash(&self, rng: &mut SmallRng) {
+    pub fn crash(&self, rng: &mut SmallRng) {
         let mut inner = self.inner.lock();
         let left = rng.random_range(0..=inner.unsynced.len());
         let unsynced = std::mem::take(&mut inner.unsynced);
@@ -50,6 +70,17 @@ impl FakeDisk {
             inner.durable.apply(write);
         }
         inner.seen = inner.durable.clone();
+        inner.written.clear();
+    }
+
+    /// What was written since this was asked last.
+    pub fn take_written(&self) -> Vec<WrittenEntry> {
+        std::mem::take(&mut self.inner.lock().written)
+    }
+
+    /// The term of an entry, if it is there; also that of the last one that was compacted away.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        self.inner.lock().seen.term(index)
     }
 
     /// As the log on disk does it: tells what is there, counts the start, and makes all of it
@@ -76,6 +107,14 @@ impl FakeDisk {
 }
 
 impl Content {
+    fn term(&self, index: u64) -> Option<u64> {
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        let at = usize::try_from(index.checked_sub(self.base.index + 1)?).ok()?;
+        self.entries.get(at).map(|entry| entry.term)
+    }
+
     fn apply(&mut self, write: &LogWrite) {
         if let Some(first) = write.entries.first() {
             let next = self
@@ -109,6 +148,17 @@ impl Log for FakeDisk {
     fn write(&self, write: &LogWrite) -> Result<(), LogError> {
         let mut inner = self.inner.lock();
         inner.seen.apply(write);
+        for entry in &write.entries {
+            let term_before = inner.seen.term(entry.index - 1).unwrap_or(0);
+            let mut hasher = DefaultHasher::new();
+            (&entry.data[..], entry.entry_type as i32).hash(&mut hasher);
+            inner.written.push(WrittenEntry {
+                index: entry.index,
+                term: entry.term,
+                term_before,
+                hash: hasher.finish(),
+            });
+        }
         inner.unsynced.push(write.clone());
         if write.sync && !inner.lies {
             inner.durable = inner.seen.clone();

@@ -1,0 +1,108 @@
+//! The end of a run: no more faults, and everybody has to agree.
+
+use std::collections::BTreeMap;
+
+use crate::client;
+use crate::clients::CLIENT_TIMEOUT;
+use crate::node::Node;
+use crate::world::{Check, World};
+
+impl World {
+    /// Without further faults, until all members have applied the same.
+    pub(crate) fn settle(&mut self) -> Check {
+        self.is_settling = true;
+        self.network.heal_all();
+        self.settings.lost = 0;
+        self.sync.fill(self.settings.sync.min(5_000));
+        for at in 0..self.nodes.len() {
+            self.nodes[at].paused_until = 0;
+            self.boot(at)?;
+        }
+        let end = self.now + SETTLES_WITHIN;
+        let quiet = self.now + CLIENT_TIMEOUT;
+        let mut anew = self.now + SETTLES_WITHIN / 2;
+        while self.now < quiet || !self.has_settled() {
+            if self.now > anew {
+                // Whoever leads may wait for a snapshot that never comes.
+                anew = end;
+                for at in 0..self.nodes.len() {
+                    self.crash(at, false);
+                }
+            }
+            if self.now > end {
+                return Err(format!("no agreement in the end: {:?}", self.applied()));
+            }
+            self.step()?;
+        }
+        self.history.check_refused(&self.model)?;
+        self.end_watches()?;
+        self.compare_states()
+    }
+
+    /// Watchers that are served without a break have soon seen everything.
+    fn end_watches(&mut self) -> Check {
+        for watcher in &mut self.watchers {
+            let at = watcher.at.0;
+            let node = &mut self.nodes[at];
+            let current = node.start;
+            let running = node.running.as_mut().expect("all are up");
+            for _ in 0..WATCHES_END_WITHIN {
+                if !watcher.is_connected() || watcher.at.1 != current {
+                    watcher.connect((at, current), running);
+                }
+                while running.catch_up.step() {}
+                watcher.take(100, &self.model)?;
+            }
+            watcher.check_complete(&self.model)?;
+        }
+        Ok(())
+    }
+
+    fn applied(&self) -> Vec<u64> {
+        let up = self.nodes.iter().filter_map(|node| node.running.as_ref());
+        up.map(|running| running.store.applied().0.get()).collect()
+    }
+
+    fn has_settled(&self) -> bool {
+        let last = self.model.index();
+        self.applied().iter().all(|applied| *applied == last) && self.nodes.iter().all(Node::is_up)
+    }
+
+    /// In the end all members answer alike, and as the model says.
+    fn compare_states(&mut self) -> Check {
+        let revision = self.model.revision();
+        for node in &mut self.nodes {
+            // Without any key that lives, etcd's hash counts what compactions have left undone.
+            let running = node.running.as_mut().expect("all are up");
+            while running.compact(1000, 1000)? {}
+        }
+        let wanted = self.model.range(b"k", b"l", revision);
+        let mut hashes = BTreeMap::new();
+        for node in &self.nodes {
+            let Some(running) = &node.running else {
+                continue;
+            };
+            let kvs = client::all(&running.store);
+            if kvs != wanted {
+                return Err(format!("{} ends with {kvs:?}, not {wanted:?}", node.id));
+            }
+            let hash = running
+                .store
+                .hash_kv(trilith_server::ids::Revision::new(revision));
+            let hash = hash.map_err(|error| error.to_string())?;
+            hashes.insert(node.id, (hash.hash, hash.compact_revision));
+        }
+        let mut values: Vec<_> = hashes.values().collect();
+        values.dedup();
+        match values.len() {
+            0 | 1 => Ok(()),
+            _ => Err(format!("members end with different hashes: {hashes:?}")),
+        }
+    }
+}
+
+/// So many times a watcher is served in the end; a compaction costs it one of them.
+const WATCHES_END_WITHIN: usize = 100;
+
+/// A cluster without faults agrees in this time.
+const SETTLES_WITHIN: u64 = 120_000_000;

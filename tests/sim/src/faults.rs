@@ -1,0 +1,105 @@
+//! What goes wrong in a run.
+
+use std::collections::BTreeSet;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+use trilith_server::ids::MemberId;
+
+use crate::client::Outcome;
+use crate::world::{Check, Event, World};
+
+impl World {
+    /// Lets something go wrong, most often with the leader.
+    pub(crate) fn fault(&mut self) -> Check {
+        self.faults += 1;
+        let at = self.victim();
+        match self.rng.random_range(0..12) {
+            0..4 => {
+                let power = self.rng.random_bool(0.6);
+                self.crash(at, power);
+            }
+            4 => {
+                for at in 0..self.nodes.len() {
+                    self.crash(at, true);
+                }
+            }
+            5 => {
+                let pause = self.rng.random_range(200_000..6_000_000);
+                self.nodes[at].paused_until = self.now + pause;
+            }
+            6..9 => self.partition(at),
+            9 => {
+                self.sync[at] = self.rng.random_range(50_000..400_000);
+                let other = self.rng.random_range(0..self.nodes.len());
+                self.sync[other] = self.settings.sync;
+            }
+            10 => self.network.storm = [0, 200][self.rng.random_range(0..2)],
+            _ => self.transfer(at)?,
+        }
+        Ok(())
+    }
+
+    fn victim(&mut self) -> usize {
+        let leads = |node: &crate::node::Node| {
+            let running = node.running.as_ref();
+            running.is_some_and(|running| running.status().is_leader())
+        };
+        let leader = self.nodes.iter().position(leads);
+        match leader {
+            Some(at) if self.rng.random_bool(0.5) => at,
+            _ => self.rng.random_range(0..self.nodes.len()),
+        }
+    }
+
+    /// A member crashes, and starts again some time later.
+    pub(crate) fn crash(&mut self, at: usize, power: bool) {
+        let node = &mut self.nodes[at];
+        node.crash(power, &mut self.rng);
+        node.paused_until = 0;
+        for tag in std::mem::take(&mut node.serving) {
+            if self.history.is_open(tag) {
+                self.schedule(1_000, Event::Response(tag, Box::new(Outcome::Lost)));
+            }
+        }
+        let after = self.rng.random_range(1_000..3_000_000);
+        self.schedule(after, Event::Boot(at));
+    }
+
+    /// Cuts the network in two, both ways or one, or one member off.
+    fn partition(&mut self, at: usize) {
+        let mut ids: Vec<_> = self.nodes.iter().map(|node| node.id.get()).collect();
+        let victim = ids[at];
+        let (one, other): (Vec<_>, Vec<_>) = if self.rng.random_bool(0.5) {
+            ids.iter().partition(|id| **id == victim)
+        } else {
+            ids.shuffle(&mut self.rng);
+            let size = self.rng.random_range(0..=ids.len());
+            let other = ids.split_off(size);
+            (ids, other)
+        };
+        let direction = self.rng.random_range(0..3);
+        let mut ways = BTreeSet::new();
+        for (from, to) in one.iter().flat_map(|a| other.iter().map(move |b| (*a, *b))) {
+            if direction != 0 {
+                ways.insert((from, to));
+            }
+            if direction != 1 {
+                ways.insert((to, from));
+            }
+        }
+        let number = self.faults;
+        self.network.cut(number, ways);
+        let lasts = self.rng.random_range(100_000..8_000_000);
+        self.schedule(lasts, Event::Heal(number));
+    }
+
+    fn transfer(&mut self, at: usize) -> Check {
+        let to = self.rng.random_range(0..self.nodes.len());
+        let to = MemberId::new(self.nodes[to].id.get());
+        self.with(at, |running| {
+            // A full queue or a member that stops has no time for it.
+            let _refused = running.handle.transfer_leader(to);
+        })
+    }
+}

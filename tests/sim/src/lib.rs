@@ -1,0 +1,136 @@
+//! Whole clusters in one process, moved by a seed.
+//!
+//! Each run draws its settings from the seed, starts one to five members with the server's own
+//! parts, lets clients work and faults happen, and checks what it sees after every step and in the
+//! end. Nothing in it reads a clock or has a thread, so that a seed always gives the same run.
+
+mod answer;
+mod client;
+mod clients;
+mod ending;
+mod faults;
+mod history;
+mod leases;
+mod model;
+mod network;
+mod node;
+mod raft_checks;
+mod settings;
+mod watch;
+mod wiring;
+mod world;
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+pub use settings::Settings;
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Requests that were answered for sure, and others.
+    pub answered: u64,
+    /// Requests whose outcome no client knows.
+    pub failed: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Terms that had a leader.
+    pub elections: u64,
+    /// Leases that ended by their time.
+    pub expired: u64,
+    /// Events that watchers were given.
+    pub events: u64,
+    /// How often they resumed.
+    pub resumed: u64,
+    /// Entries in the log.
+    pub entries: u64,
+    /// How long it took, in microseconds of its own time.
+    pub lasted: u64,
+    /// A sum over all that has happened.
+    pub trace: u64,
+}
+
+/// Runs a seed.
+///
+/// # Errors
+///
+/// What did not hold, and when.
+pub fn run(seed: u64) -> Result<Report, String> {
+    let settings = Settings::draw(&mut SmallRng::seed_from_u64(seed));
+    run_with(seed, settings)
+}
+
+/// Runs many seeds on all processors, and tells of each that is done.
+///
+/// # Errors
+///
+/// The failure of the lowest seed that failed; no seed is begun after one has failed.
+pub fn run_many(seeds: Range<u64>, done: impl Fn(&Report) + Sync) -> Result<Vec<Report>, String> {
+    let (next, failed) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
+    let work = || {
+        let mut results = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            let result = run(seed);
+            match &result {
+                Ok(report) => done(report),
+                Err(_) => failed.store(true, Ordering::Relaxed),
+            }
+            results.push((seed, result));
+        }
+        results
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut results = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let results = workers.into_iter().flat_map(|worker| {
+            let result = worker.join();
+            result.expect("a run catches its panics")
+        });
+        results.collect::<Vec<_>>()
+    });
+    results.sort_by_key(|(seed, _)| *seed);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs a seed with given settings.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_with(seed: u64, settings: Settings) -> Result<Report, String> {
+    let mut world = world::World::new(seed, settings);
+    // The server's own assertions panic.
+    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let result = result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    });
+    result.map_err(|error| {
+        let (now, made) = (world.now, world.made);
+        format!("seed {seed}, at {now} us, after {made} requests: {error}")
+    })?;
+    Ok(Report {
+        seed,
+        answered: world.history.answered,
+        failed: world.history.failed,
+        faults: world.faults,
+        elections: world.checks.elections() as u64,
+        expired: world.leases.expired,
+        events: world.watchers.iter().map(|watcher| watcher.events).sum(),
+        resumed: world.watchers.iter().map(|watcher| watcher.resumed).sum(),
+        entries: world.model.index(),
+        lasted: world.now,
+        trace: world.trace,
+    })
+}
