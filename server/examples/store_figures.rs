@@ -210,7 +210,7 @@ impl Figures {
             let batch_rows = NonZeroUsize::new(1000).expect("not zero");
             let options = CompactionOptions { batch_rows, hash };
             let clock = Clock::start();
-            let mut pause = || ControlFlow::Continue(());
+            let mut pause = |_| ControlFlow::Continue(());
             let report = compaction::run(&self.store, target, &options, &mut pause)?;
             clock.report(
                 &format!("compaction, hash {hash}, per row"),

@@ -28,6 +28,8 @@ pub enum Retention {
 pub struct AutoCompactor {
     /// What to keep.
     pub retention: Retention,
+    /// A retention in time as Go writes it, for the log.
+    pub period: String,
     /// Takes compactions into the log.
     pub proposer: Proposer,
     /// Tells the current revision.
@@ -75,12 +77,17 @@ impl AutoCompactor {
 
     async fn compact(&self, target: Revision) -> Result<(), RequestError> {
         let begun = Instant::now();
-        let (kind, kept) = match self.retention {
-            Retention::Time(time) => ("periodic", format!("{time:?}")),
-            Retention::Revisions(count) => ("revision", count.to_string()),
+        let (kind, period, kept) = match self.retention {
+            Retention::Time(_) => ("periodic", Some(&self.period), None),
+            Retention::Revisions(count) => ("revision", None, Some(count)),
         };
         let revision = target.get();
-        tracing::info!(revision, kept, "starting auto {kind} compaction");
+        tracing::info!(
+            revision,
+            "compact-period" = period,
+            "revision-compaction-retention" = kept,
+            "starting auto {kind} compaction"
+        );
         let request = InternalRaftRequest {
             compaction: Some(CompactionRequest {
                 revision,
@@ -92,11 +99,23 @@ impl AutoCompactor {
             // Somebody else has compacted as far or further.
             Ok(_) | Err(RequestError::Compacted) => {
                 let took = begun.elapsed();
-                tracing::info!(revision, kept, ?took, "completed auto {kind} compaction");
+                tracing::info!(
+                    revision,
+                    "compact-period" = period,
+                    "revision-compaction-retention" = kept,
+                    ?took,
+                    "completed auto {kind} compaction"
+                );
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(revision, kept, %error, "failed auto {kind} compaction");
+                tracing::warn!(
+                    revision,
+                    "compact-period" = period,
+                    "revision-compaction-retention" = kept,
+                    %error,
+                    "failed auto {kind} compaction"
+                );
                 Err(error)
             }
         }

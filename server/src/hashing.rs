@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::ids::Revision;
 use crate::mvcc::{KvHash, MvccError, Store};
+use crate::quiet;
 
 /// Hashes one member's state; clones share the turns.
 #[derive(Clone)]
@@ -52,7 +53,7 @@ impl Hashing {
         let turn = self.turns.clone().acquire_owned().await;
         let turn = turn.expect("the semaphore is never closed");
         let store = self.store.clone();
-        let hashed = tokio::task::spawn_blocking(move || {
+        let hashed = quiet::run("hash", move || {
             let _turn = turn;
             hash(&store)
         });

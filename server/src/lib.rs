@@ -16,6 +16,7 @@ pub mod import;
 
 pub mod hashing;
 pub mod propose;
+pub mod quiet;
 pub mod quota;
 pub mod read;
 

@@ -259,7 +259,8 @@ impl Env {
     }
 
     /// Waits until the server has been idle for a moment, and at least `least`: for work that a
-    /// server puts off until after the last answer. Bounded; returns early in the short form.
+    /// server puts off until after the last answer. What the system has yet to write of it is on
+    /// the disk then, and in nobody's way. Bounded; returns early in the short form.
     pub(crate) async fn settle(&self, least: Duration) -> Result<()> {
         /// Share of one core below which a server counts as idle.
         const IDLE: f64 = 0.04;
@@ -280,6 +281,8 @@ impl Env {
                 break;
             }
         }
+        let synced = tokio::task::spawn_blocking(rustix::fs::sync).await;
+        synced.context("writing back")?;
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use crate::ids::{MemberId, Revision};
 use crate::member::MemberHandle;
 use crate::mvcc::Store;
 use crate::propose::Proposer;
+use crate::quiet;
 use crate::quota::Quota;
 use crate::read::Reader;
 use crate::storage::{Backend, StorageError};
@@ -111,16 +112,16 @@ impl Maintenance for MaintenanceService {
         }
         let store = self.store.clone();
         let stopping = self.stopping.clone();
-        let defragmented = tokio::task::spawn_blocking(move || {
+        let defragmented = quiet::run("defragment", move || {
             let _turn = turn;
             defragment(&store, &|| !*stopping.borrow())
         });
         match defragmented.await {
-            Ok(Ok(ControlFlow::Continue(()))) => {
+            Some(Ok(ControlFlow::Continue(()))) => {
                 Ok(Response::new(pb::DefragmentResponse::default()))
             }
-            Ok(Err(error)) => Err(Status::unknown(error.to_string())),
-            Ok(Ok(ControlFlow::Break(()))) | Err(_) => Err(status(RequestError::Stopped)),
+            Some(Err(error)) => Err(Status::unknown(error.to_string())),
+            Some(Ok(ControlFlow::Break(()))) | None => Err(status(RequestError::Stopped)),
         }
     }
 

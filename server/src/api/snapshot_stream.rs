@@ -21,6 +21,7 @@ use trilith_proto::etcdserverpb::SnapshotResponse;
 use super::status::status;
 use crate::error::RequestError;
 use crate::pipe::{Inlet, pipe};
+use crate::quiet;
 use crate::snapshot::{Export, ExportError};
 use crate::storage::View;
 
@@ -54,10 +55,11 @@ impl SnapshotSlots {
         let slot = self.free.clone().try_acquire_owned();
         let slot = slot.map_err(|_none_left| status(RequestError::TooManyRequests))?;
         let (client, stream) = pipe(BLOBS_IN_FLIGHT_MAX, self.stall_max);
-        tokio::task::spawn_blocking(move || {
+        quiet::spawn("snapshot", move || {
             run(view, client);
             drop(slot);
-        });
+        })
+        .map_err(|error| Status::unavailable(format!("no thread for a snapshot: {error}")))?;
         Ok(Box::pin(stream))
     }
 }

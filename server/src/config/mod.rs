@@ -6,7 +6,7 @@
 mod build;
 mod check;
 mod cluster;
-mod duration;
+pub(crate) mod duration;
 mod env;
 mod error;
 mod file;

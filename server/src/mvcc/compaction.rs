@@ -114,7 +114,7 @@ impl Store {
 }
 
 /// Runs the compaction to `target`, from where an earlier run left it. Between batches it calls
-/// `pause`, which may wait, and may break off.
+/// `pause` with the revision it has come to; `pause` may wait, and may break off.
 ///
 /// # Errors
 ///
@@ -128,7 +128,7 @@ pub fn run(
     store: &Store,
     target: Revision,
     options: &CompactionOptions,
-    pause: &mut dyn FnMut() -> ControlFlow<()>,
+    pause: &mut dyn FnMut(Revision) -> ControlFlow<()>,
 ) -> Result<CompactionReport, MvccError> {
     let read = store.read();
     let published = read.compact_revision();
@@ -162,7 +162,7 @@ pub fn run(
         let Some(next) = next else { break };
         position = next;
         drop(view);
-        if pause().is_break() {
+        if pause(Revision::new(position.0)).is_break() {
             return Err(MvccError::Stopped);
         }
     }

@@ -13,6 +13,7 @@ use crate::ids::{Index, Revision};
 use crate::member::MemberHandle;
 use crate::mvcc::compaction::{self, CompactionOptions, CompactionReport};
 use crate::mvcc::{MvccError, Store};
+use crate::progress::LOG_EVERY;
 use crate::storage::{Backend, FlushPolicy};
 
 /// Flushes the state in time and lets the log forget what the flushed state holds.
@@ -45,6 +46,10 @@ impl Flusher {
             let unflushed = self.backend.unflushed();
             let (applied, _term) = self.store.applied();
             let due = policy.is_due(Instant::now(), applied, self.durable(), unflushed);
+            if unflushed.rows > 0 && stopping {
+                let (rows, bytes) = (unflushed.rows, unflushed.bytes);
+                tracing::info!(rows, bytes, "flushing the state before the end");
+            }
             if unflushed.rows > 0 && (due || stopping) {
                 if let Err(error) = self.backend.flush() {
                     fatal("cannot flush the state", &error);
@@ -111,9 +116,13 @@ impl Compactor {
     /// Compacts to `target`. False when the server stops before it is done.
     fn compact(&self, target: Revision) -> bool {
         let begun = Instant::now();
-        let mut pause = || match self.stop.recv_timeout(self.pause) {
-            Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
+        let mut course = Course::to(target);
+        let mut pause = |at| {
+            course.come_to(at);
+            match self.stop.recv_timeout(self.pause) {
+                Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
         };
         let report = match compaction::run(&self.store, target, &self.options, &mut pause) {
             Ok(report) => report,
@@ -149,6 +158,45 @@ impl Compactor {
             ),
             None => {}
         }
+    }
+}
+
+/// Tells the log how far a long compaction has come.
+struct Course {
+    target: Revision,
+    /// Where it was first heard of, and when.
+    from: Option<(Revision, Instant)>,
+    /// When the log was last told.
+    told: Instant,
+}
+
+impl Course {
+    fn to(target: Revision) -> Self {
+        Self {
+            target,
+            from: None,
+            told: Instant::now(),
+        }
+    }
+
+    fn come_to(&mut self, at: Revision) {
+        let now = Instant::now();
+        let (from, since) = *self.from.get_or_insert((at, now));
+        if now - self.told < LOG_EVERY {
+            return;
+        }
+        self.told = now;
+        let done = (at.get() - from.get()) as f64;
+        let left = (self.target.get() - at.get()) as f64;
+        let per_second = done / (now - since).as_secs_f64().max(f64::MIN_POSITIVE);
+        tracing::info!(
+            "compact-revision" = self.target.get(),
+            revision = at.get(),
+            percent = (100.0 * done / (done + left).max(1.0)) as u64,
+            "revisions-per-second" = per_second as u64,
+            "seconds-left" = (left / per_second.max(1.0)) as u64,
+            "scheduled compaction goes on"
+        );
     }
 }
 

@@ -34,6 +34,7 @@ use crate::apply::{Applied, Applier, Entry, State};
 use crate::auth::AuthStore;
 use crate::cluster::Membership;
 use crate::compactor::{AutoCompactor, Retention};
+use crate::config::duration::go_duration;
 use crate::config::{AutoCompaction, Config};
 use crate::corruption::Hasher;
 use crate::expiry::Expiry;
@@ -46,6 +47,7 @@ use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
 use crate::peer::{self, Peers};
 use crate::propose::{Led, Proposer, RequestIds};
+use crate::quiet;
 use crate::quota::{DiskLow, Quota};
 use crate::read::Reader;
 use crate::storage::Closed;
@@ -293,7 +295,7 @@ impl Node {
         };
         self.threads.push(spawn("apply", move || apply.run())?);
         self.threads
-            .push(spawn("compaction", move || compactor.run())?);
+            .push(quiet::spawn("compaction", move || compactor.run())?);
         self.threads.push(spawn("flush", move || flusher.run())?);
         Ok(())
     }
@@ -364,6 +366,12 @@ impl Node {
             retention: match kept {
                 AutoCompaction::Time(time) => Retention::Time(time),
                 AutoCompaction::Revisions(count) => Retention::Revisions(count),
+            },
+            period: match kept {
+                AutoCompaction::Time(time) => {
+                    go_duration(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
+                }
+                AutoCompaction::Revisions(_) => String::new(),
             },
             proposer: self.proposer.clone(),
             store: self.state.store.clone(),

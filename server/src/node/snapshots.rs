@@ -16,6 +16,7 @@ use super::peers::ToMember;
 use crate::ids::MemberId;
 use crate::mvcc::{self, Store};
 use crate::peer::Peers;
+use crate::quiet;
 use crate::snapshot::Export;
 use crate::storage::schema::meta;
 use crate::storage::{Family, View};
@@ -105,10 +106,9 @@ impl SnapshotSender {
         let to = MemberId::new(message.to);
         let view = self.store.read().view().clone();
         let message = describe(&view, message)?;
-        let measuring = tokio::task::spawn_blocking(move || {
-            Export::measure(view, &mut |_| ControlFlow::Continue(()))
-        });
-        let export = measuring.await.map_err(|error| error.to_string())?;
+        let measure = move || Export::measure(view, &mut |_| ControlFlow::Continue(()));
+        let export = quiet::run("snapshot", measure).await;
+        let export = export.ok_or("it could not be measured")?;
         let export = export.map_err(|error| error.to_string())?;
         let snapshot = message.snapshot.as_ref();
         let index = snapshot.and_then(|snapshot| Some(snapshot.metadata.as_ref()?.index));
@@ -120,7 +120,8 @@ impl SnapshotSender {
             "sending database snapshot"
         );
         let (pieces, body) = mpsc::channel(PIECES_IN_FLIGHT_MAX);
-        tokio::task::spawn_blocking(move || write(&export, pieces));
+        quiet::spawn("snapshot", move || write(&export, pieces))
+            .map_err(|error| error.to_string())?;
         self.peers.send_snapshot(message, total, body).await?;
         tracing::info!(
             "snapshot-index" = index,

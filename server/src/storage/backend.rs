@@ -18,34 +18,17 @@ use self_cell::self_cell;
 use super::memory::{Memory, MemoryDisk};
 
 use super::directory::{FORMAT_FILE, is_marked, prepare_directory, sync_directory};
+use crate::quiet;
 use crate::storage::{BackendOptions, Batch, Family, StorageError, View, options};
 
 /// Handle to the open database; clones share it. The database closes with the last handle,
 /// view or batch.
 #[derive(Clone)]
 pub struct Backend {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-/// Figures behind `dbSize` and `dbSizeInUse`, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Live tables and blob files, and records not flushed yet.
-    pub total_bytes: u64,
-    /// What live and retained rows take of it (an estimate); never above `total_bytes`.
-    pub in_use_bytes: u64,
-}
-
-/// What a crash now would have to replay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unflushed {
-    /// Rows in memory only, over all families.
-    pub rows: u64,
-    /// Their size, bytes.
-    pub bytes: u64,
-}
-
-struct Shared {
+pub(super) struct Shared {
     engine: Engine,
     read_newest: ReadOptions,
     read_persisted: ReadOptions,
@@ -53,12 +36,12 @@ struct Shared {
     /// The reason of the first failed write or flush. Invariant: once set, nothing is written.
     latch: OnceLock<String>,
     /// Rows written since the last flush, and their bytes: the average size of what is unflushed.
-    written_rows: AtomicU64,
-    written_bytes: AtomicU64,
+    pub(super) written_rows: AtomicU64,
+    pub(super) written_bytes: AtomicU64,
     /// Held while the two are corrected, so that nothing is taken off twice.
-    measuring: Mutex<()>,
+    pub(super) measuring: Mutex<()>,
     /// Tables and blobs when they were last asked for.
-    files_bytes: AtomicU64,
+    pub(super) files_bytes: AtomicU64,
     /// The last field, so that it is dropped after the database is closed.
     closed: MarkClosed,
 }
@@ -117,6 +100,7 @@ impl Backend {
     /// A directory that holds something else, or a newer format, is refused untouched.
     pub fn open(dir: &Path, options: &BackendOptions) -> Result<Self, StorageError> {
         prepare_directory(dir)?;
+        quiet::start_merges(|| options::start_merging(options))?;
         let db =
             DB::open_cf_descriptors(&options::database(options), dir, options::families(options))
                 .map_err(|error| StorageError::Directory {
@@ -309,53 +293,6 @@ impl Backend {
         self.check_latch()
     }
 
-    /// Size of the state as clients see it.
-    pub fn sizes(&self) -> Sizes {
-        #[cfg(feature = "simulation")]
-        if let Some(memory) = self.memory() {
-            return memory.sizes();
-        }
-        let unflushed = self.forget_flushed();
-        let tables = self.sum(properties::LIVE_SST_FILES_SIZE);
-        let blobs = self.sum_named(c"rocksdb.live-blob-file-size");
-        let blob_garbage = self.sum_named(c"rocksdb.live-blob-file-garbage-size");
-        self.shared
-            .files_bytes
-            .store(tables + blobs, Ordering::Relaxed);
-        let total_bytes = tables + blobs + unflushed;
-        let live = self.sum(properties::ESTIMATE_LIVE_DATA_SIZE);
-        let in_use = live + blobs.saturating_sub(blob_garbage) + unflushed;
-        Sizes {
-            total_bytes,
-            in_use_bytes: in_use.min(total_bytes),
-        }
-    }
-
-    /// `sizes().total_bytes`, cheap enough to ask for each request: files as of the last flush or
-    /// call of [`Backend::sizes`], and everything written since.
-    pub fn total_bytes_estimate(&self) -> u64 {
-        self.shared.files_bytes.load(Ordering::Relaxed)
-            + self.shared.written_bytes.load(Ordering::Relaxed)
-    }
-
-    /// What has been written and is not on disk yet. The rows are exact; their bytes are told from
-    /// the average of late, since RocksDB only knows the blocks that it allocated for them.
-    pub fn unflushed(&self) -> Unflushed {
-        #[cfg(feature = "simulation")]
-        if let Some(memory) = self.memory() {
-            return memory.unflushed();
-        }
-        let rows = self.sum(properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)
-            + self.sum(properties::NUM_ENTRIES_IMM_MEM_TABLES);
-        let written_rows = self.shared.written_rows.load(Ordering::Relaxed).max(1);
-        let written_bytes = self.shared.written_bytes.load(Ordering::Relaxed);
-        let bytes = u128::from(written_bytes) * u128::from(rows) / u128::from(written_rows);
-        Unflushed {
-            rows,
-            bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
-        }
-    }
-
     /// Copies the files into the new directory `to`, as kill -9 at this moment would leave them.
     #[cfg(test)]
     pub(crate) fn crash_image(&self, to: &Path) {
@@ -414,23 +351,6 @@ impl Backend {
             .map_err(|error| StorageError::database("read the state", &error))
     }
 
-    /// Takes off what was flushed meanwhile, be it by RocksDB itself, and returns the bytes left.
-    /// What is written at the same time stays counted.
-    fn forget_flushed(&self) -> u64 {
-        let _one_at_a_time = self.shared.measuring.lock();
-        let rows = self.shared.written_rows.load(Ordering::Relaxed);
-        let bytes = self.shared.written_bytes.load(Ordering::Relaxed);
-        let left = self.unflushed();
-        let take = |counter: &AtomicU64, seen: u64, left: u64| {
-            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                Some(now.saturating_sub(seen.saturating_sub(left)))
-            });
-        };
-        take(&self.shared.written_rows, rows, left.rows);
-        take(&self.shared.written_bytes, bytes, left.bytes);
-        left.bytes
-    }
-
     fn check_latch(&self) -> Result<(), StorageError> {
         match self.shared.latch.get() {
             Some(reason) => Err(StorageError::Latched(reason.clone())),
@@ -444,22 +364,6 @@ impl Backend {
             .latch
             .get_or_init(|| format!("{action}: {error}"));
         StorageError::Latched(reason.clone())
-    }
-
-    fn sum(&self, property: &properties::PropName) -> u64 {
-        self.sum_named(property.as_c_str())
-    }
-
-    fn sum_named(&self, property: &std::ffi::CStr) -> u64 {
-        Family::ALL
-            .iter()
-            .filter_map(|&family| {
-                self.db()
-                    .property_int_value_cf(self.handle(family), property)
-                    .ok()
-                    .flatten()
-            })
-            .sum()
     }
 }
 

@@ -18,9 +18,10 @@ mod flush_policy;
 mod memory;
 mod options;
 mod rows;
+mod sizes;
 mod view;
 
-pub use backend::{Backend, Closed, Sizes, Unflushed};
+pub use backend::{Backend, Closed};
 pub use batch::Batch;
 pub use error::StorageError;
 pub use flush_policy::FlushPolicy;
@@ -28,4 +29,5 @@ pub use flush_policy::FlushPolicy;
 pub use memory::MemoryDisk;
 pub use options::BackendOptions;
 pub use schema::Family;
+pub use sizes::{Sizes, Unflushed};
 pub use view::{Scan, View};

@@ -1,11 +1,11 @@
 //! How RocksDB is tuned, and why each figure is what it is.
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Env,
     FlushOptions, LogLevel, Options, WriteOptions,
 };
 
-use crate::storage::Family;
+use crate::storage::{Family, StorageError};
 
 /// What an operator may change about the state. The defaults keep memory modest: it is a promise
 /// that it does not grow with the number of keys.
@@ -43,6 +43,15 @@ impl Default for BackendOptions {
             background_jobs: 2,
         }
     }
+}
+
+/// Starts the threads that merge tables: they belong to the process, and take the priority of the
+/// thread that starts them. Opening the database would otherwise start them with its own.
+pub(super) fn start_merging(options: &BackendOptions) -> Result<(), StorageError> {
+    let mut environment =
+        Env::new().map_err(|error| StorageError::database("reach RocksDB's threads", &error))?;
+    environment.set_background_threads(options.background_jobs);
+    Ok(())
 }
 
 pub(super) fn database(options: &BackendOptions) -> Options {

@@ -104,6 +104,39 @@ func (d *desk) status() status {
 	return all[0]
 }
 
+// statusTable notes the table of the member's status, but for figures that no two programs share.
+func (d *desk) statusTable() {
+	d.t.Helper()
+	out, stderr, code := d.tool("etcdctl", "--endpoints="+d.member.Client, "endpoint", "status",
+		"--write-out=table")
+	if code != 0 {
+		d.t.Fatalf("endpoint status: %s", stderr)
+	}
+	var headings []string
+	for line := range strings.Lines(out) {
+		cells := strings.Split(strings.Trim(line, "|\n"), "|")
+		if len(cells) == 1 {
+			continue
+		}
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		if headings == nil {
+			headings = cells
+			d.seen = append(d.seen, strings.Join(headings, "|"))
+			continue
+		}
+		for i, cell := range cells {
+			switch headings[i] {
+			case "ENDPOINT", "ID", "DB SIZE", "IN USE", "PERCENTAGE NOT IN USE", "RAFT TERM",
+				"RAFT INDEX", "RAFT APPLIED INDEX":
+			default:
+				d.seen = append(d.seen, headings[i]+": "+cell)
+			}
+		}
+	}
+}
+
 // fill overwrites a few keys until there is no space left.
 func (d *desk) fill(valueBytes int) {
 	d.t.Helper()
@@ -142,6 +175,7 @@ func (d *desk) drill(quota int64, valueBytes int) {
 	if len(full.Status.Errors) != 1 {
 		d.t.Errorf("%s reports no alarm: %+v", d.member.Program.Name, full)
 	}
+	d.statusTable()
 	d.do("alarm", "list")
 	d.do("put", "more", "1")
 	d.do("lease", "grant", "100")
@@ -151,8 +185,12 @@ func (d *desk) drill(quota int64, valueBytes int) {
 	d.do("put", "more", "1")
 	revision := d.status().Status.Header.Revision
 	if _, _, code := d.tool("etcdctl", "--endpoints="+d.member.Client, "compact",
-		fmt.Sprint(revision)); code != 0 {
+		"--physical", fmt.Sprint(revision)); code != 0 {
 		d.t.Fatalf("%s does not compact when it is full", d.member.Program.Name)
+	}
+	if compacted := d.status(); compacted.Status.InUse >= full.Status.InUse {
+		d.t.Errorf("%s uses %d bytes before the compaction and %d after it", d.member.Program.Name,
+			full.Status.InUse, compacted.Status.InUse)
 	}
 	d.do("get", "more")
 	d.defragment()

@@ -344,7 +344,7 @@ impl Running {
             hash: true,
         };
         let mut left = batches;
-        let mut pause = || {
+        let mut pause = |_| {
             left -= 1;
             if left == 0 {
                 ControlFlow::Break(())

@@ -13,7 +13,7 @@ const ORDER: [&[&str]; 11] = [
     &["snapshot"],
     &["mvcc", "lease", "auth", "cluster", "alarm"],
     &["storage"],
-    &["wait", "pipe", "error", "metrics", "progress"],
+    &["wait", "pipe", "quiet", "error", "metrics", "progress"],
     &["ids", "limits", "mutate"],
 ];
 

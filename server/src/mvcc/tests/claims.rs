@@ -203,6 +203,11 @@ fn compaction_and_defragmentation_give_space_back() {
     store.store.backend().flush().expect("flush");
     let before = store.store.backend().sizes();
     store.compact(store.store.read().revision().get());
+    let compacted = store.store.backend().sizes();
+    assert!(
+        compacted.in_use_bytes * 2 < before.in_use_bytes,
+        "what is removed is in use no more, though it takes room still: {before:?} {compacted:?}"
+    );
     let ended = store
         .store
         .defragment(&|| false)

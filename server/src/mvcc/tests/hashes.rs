@@ -125,7 +125,7 @@ fn a_compaction_that_a_crash_has_cut_in_two_keeps_no_hash_and_the_next_one_does(
         batch_rows,
         hash: true,
     };
-    let cut = compaction::run(&store.store, Revision::new(15), &options, &mut || {
+    let cut = compaction::run(&store.store, Revision::new(15), &options, &mut |_| {
         ControlFlow::Break(())
     });
     assert!(matches!(cut, Err(MvccError::Stopped)), "{cut:?}");

@@ -92,7 +92,7 @@ impl TestStore {
         let batch_rows = NonZeroUsize::new(3).expect("not zero");
         let options = CompactionOptions { batch_rows, hash };
         while let Some(target) = self.store.next_compaction() {
-            compaction::run(&self.store, target, &options, &mut || {
+            compaction::run(&self.store, target, &options, &mut |_| {
                 ControlFlow::Continue(())
             })
             .expect("compaction");

@@ -249,7 +249,7 @@ impl Run {
         let mut batches = self.rng.random_range(0..40);
         let store = self.store().store.clone();
         while let Some(target) = store.next_compaction() {
-            let result = compaction::run(&store, target, &options, &mut || {
+            let result = compaction::run(&store, target, &options, &mut |_| {
                 batches -= 1;
                 if batches > 0 {
                     ControlFlow::Continue(())

@@ -71,7 +71,7 @@ fn compact_until(store: &Store, done: &AtomicBool) {
     };
     while !done.load(Ordering::Acquire) {
         if let Some(target) = store.next_compaction() {
-            let mut pause = || ControlFlow::Continue(());
+            let mut pause = |_| ControlFlow::Continue(());
             compaction::run(store, target, &options, &mut pause).expect("compaction");
         }
         std::thread::yield_now();
