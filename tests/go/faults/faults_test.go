@@ -39,21 +39,35 @@ const (
 	shortest                    = 2 * time.Second / 5
 	shortLongest, soakLongest   = time.Second, 15 * time.Second
 	soakTime                    = 30 * time.Minute
+	shortMixedFaults            = 4
 )
 
 // Whatever happens to members and to the network between them: acknowledged writes stay, no read is
 // stale, watchers miss nothing, all members have the same data, a leader is back soon, and memory
 // is bounded.
 func TestClientsAreToldNoLiesWhateverFails(t *testing.T) {
+	try(t, cluster.Three(cluster.Subject(t)), len(faults))
+}
+
+// The same where one of the members is etcd's own: what it applies and hands over has to be the same.
+// In the suite a few of the faults have to do.
+func TestClientsAreToldNoLiesByAMixedCluster(t *testing.T) {
+	subject := cluster.Subject(t)
+	try(t, []cluster.Program{cluster.Reference(t), subject, subject}, shortMixedFaults)
+}
+
+// try lets faults strike a cluster: so many in the suite, all of them again and again in the long
+// form.
+func try(t *testing.T, programs []cluster.Program, short int) {
 	election, longest, until := shortElection, shortLongest, time.Now()
 	if cluster.Soak() {
-		election, longest = soakElection, soakLongest
+		short, election, longest = len(faults), soakElection, soakLongest
 		until = until.Add(time.Duration(cluster.EnvInt(t, "FAULTS_SECONDS",
 			int(soakTime/time.Second))) * time.Second)
 	}
-	tr := newTrial(t, election, mountSmallDisk)
+	tr := newTrial(t, programs, election, mountSmallDisk)
 	for first := true; first || time.Now().Before(until); first = false {
-		for _, number := range tr.random.Perm(len(faults)) {
+		for _, number := range tr.random.Perm(len(faults))[:short] {
 			tr.run(faults[number], duration(tr.random, longest))
 		}
 	}

@@ -54,7 +54,9 @@ type trial struct {
 }
 
 // newTrial founds a cluster; prepare is called before its members start.
-func newTrial(t *testing.T, electionTimeout time.Duration, prepare func(*trial)) *trial {
+func newTrial(t *testing.T, programs []cluster.Program, electionTimeout time.Duration,
+	prepare func(*trial),
+) *trial {
 	seed := int64(cluster.EnvInt(t, "FAULTS_SEED", int(time.Now().UnixNano()%1_000_000)))
 	t.Logf("FAULTS_SEED=%d draws the same faults again", seed)
 	tr := &trial{
@@ -62,7 +64,7 @@ func newTrial(t *testing.T, electionTimeout time.Duration, prepare func(*trial))
 		history: newHistory(), checker: newChecker(),
 	}
 	tr.network = hosts.New(t, members+1, seed)
-	tr.group = cluster.NewGroupOn(t, tr.network, cluster.Three(cluster.Subject(t))...)
+	tr.group = cluster.NewGroupOn(t, tr.network, programs...)
 	// Logs are short, so that members need whole states from each other.
 	tr.group.AddArgs("--snapshot-count=100", "--snapshot-catchup-entries=10", "--log-level=debug",
 		fmt.Sprintf("--election-timeout=%d", electionTimeout.Milliseconds()),
