@@ -64,8 +64,8 @@ const AUTH: Missing = missing(
     "leave it out, and let only those reach the client URLs who may write",
 );
 const DISCOVERY: Missing = missing(
-    "Trilith has no discovery of members yet",
-    "leave it out, and name the members in --initial-cluster",
+    "Trilith asks no discovery service yet",
+    "leave it out, and name the members in --initial-cluster or by --discovery-srv",
 );
 const TRACING: Missing = missing(
     "Trilith sends no traces",

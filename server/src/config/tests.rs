@@ -254,8 +254,8 @@ fn what_is_not_there_yet_is_refused_by_name_unless_it_has_its_default() {
             _ if flag.name.starts_with("tls-m") => "TLS1.3",
             _ => "17",
         };
-        // Two of etcd's own checks come first.
-        if ["discovery-endpoints", "discovery-srv"].contains(&flag.name) {
+        // One of etcd's own checks comes first.
+        if flag.name == "discovery-endpoints" {
             continue;
         }
         let text = refused(&[&format!("--{}={other}", flag.name)]);
