@@ -4,6 +4,7 @@ pub mod bootstrap;
 pub mod datadir;
 pub mod identity;
 pub mod incoming;
+pub mod join;
 mod member_table;
 mod membership;
 mod peer_url;

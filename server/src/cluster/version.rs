@@ -11,13 +11,6 @@ pub const SERVER_VERSION: Version = Version {
     patch: 3,
 };
 
-/// The cluster version while not even one member's version is known: etcd's oldest.
-const MIN_CLUSTER_VERSION: Version = Version {
-    major: 3,
-    minor: 0,
-    patch: 0,
-};
-
 /// Three numbers. What may follow them ("-rc.1", "+build") is checked and dropped: etcd never
 /// stores such versions, it only accepts them from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +22,14 @@ pub struct Version {
 }
 
 impl Version {
+    /// etcd's oldest one that can be part of a cluster; that of a cluster of which not even one
+    /// member's version is known.
+    pub const OLDEST_CLUSTER: Self = Self {
+        major: 3,
+        minor: 0,
+        patch: 0,
+    };
+
     /// Reads "X.Y.Z", with an optional "-..." and "+..." behind it.
     pub fn parse(text: &str) -> Option<Self> {
         let (text, metadata) = text.split_once('+').unwrap_or((text, ""));
@@ -130,7 +131,7 @@ pub fn next_cluster_version(
     downgrade: &DowngradeInfo,
 ) -> Option<Version> {
     let Some(current) = current else {
-        return Some(oldest.map_or(MIN_CLUSTER_VERSION, Version::cluster));
+        return Some(oldest.map_or(Version::OLDEST_CLUSTER, Version::cluster));
     };
     let oldest = oldest?.cluster();
     if downgrade.enabled {

@@ -8,7 +8,6 @@ use std::net::ToSocketAddrs;
 use super::Config;
 use super::check::{not_yet, unsupported};
 use super::error::ConfigError;
-use super::table::JOINING;
 use super::url::{MemberUrl, join};
 
 /// Whether the first start founds a cluster or joins one.
@@ -68,9 +67,6 @@ impl Config {
         if urls.iter().collect::<BTreeSet<_>>().len() < urls.len() {
             return Err(ConfigError::DuplicateUrl(written(&members)));
         }
-        if self.initial_cluster_state == ClusterState::Existing {
-            return Err(not_yet("initial-cluster-state=existing", &JOINING));
-        }
         for (name, url) in members
             .iter()
             .flat_map(|(name, urls)| urls.iter().map(move |url| (name, url)))
@@ -121,6 +117,46 @@ impl Config {
             cluster: cluster.to_owned(),
         })
     }
+}
+
+/// Whether two members have the same peer URLs, be it after resolving names.
+///
+/// # Errors
+///
+/// etcd's text of how they differ.
+pub fn same_urls(a: &[String], b: &[String]) -> Result<(), String> {
+    if a.len() != b.len() {
+        return Err(format!("len({}) != len({})", quoted(a), quoted(b)));
+    }
+    let parse = |urls: &[String]| -> Result<Vec<MemberUrl>, String> {
+        let urls = urls.iter().map(|url| MemberUrl::parse(url));
+        let mut urls = urls.collect::<Result<Vec<_>, _>>()?;
+        urls.sort_by_key(ToString::to_string);
+        Ok(urls)
+    };
+    let (a, b) = (parse(a)?, parse(b)?);
+    if a == b {
+        return Ok(());
+    }
+    let resolved = |urls: &[MemberUrl]| -> Vec<String> {
+        let resolved = urls
+            .iter()
+            .map(|url| resolve(url).unwrap_or(url.to_string()));
+        let mut resolved: Vec<_> = resolved.collect();
+        resolved.sort_unstable();
+        resolved
+    };
+    let (a, b) = (resolved(&a), resolved(&b));
+    match a.iter().zip(&b).find(|(a, b)| a != b) {
+        Some((a, b)) => Err(format!("resolved urls: {a:?} != {b:?}")),
+        None => Ok(()),
+    }
+}
+
+/// As Go quotes a list.
+fn quoted(texts: &[String]) -> String {
+    let texts: Vec<_> = texts.iter().map(|text| format!("{text:?}")).collect();
+    format!("[{}]", texts.join(" "))
 }
 
 /// The URL with its name resolved; as in etcd, "localhost" is nothing but itself.

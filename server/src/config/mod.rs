@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use build::AutoCompaction;
-pub use cluster::{Bootstrap, ClusterState, SrvRecords};
+pub use cluster::{Bootstrap, ClusterState, SrvRecords, same_urls};
 pub use error::ConfigError;
 pub use gates::FeatureGates;
 pub use note::Note;

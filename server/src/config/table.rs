@@ -42,11 +42,6 @@ pub(super) const SOCKETS: Missing = missing(
     "Trilith does not listen on unix sockets yet",
     "use http:// with an IP address or localhost",
 );
-/// The reason why `--initial-cluster-state=existing` is refused.
-pub(super) const JOINING: Missing = missing(
-    "Trilith cannot join a cluster that runs already yet",
-    "start a new cluster with all members in --initial-cluster",
-);
 const HTTP: Missing = missing(
     "Trilith serves no plain HTTP yet, only gRPC",
     "leave it out, and use gRPC on --listen-client-urls",

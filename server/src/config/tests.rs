@@ -132,12 +132,6 @@ fn the_settings_of_a_first_start_are_checked_as_etcd_does() {
         let config = accepted(&["--initial-cluster", cluster]);
         assert_eq!(config.bootstrap().unwrap_err().to_string(), text);
     }
-    let config = accepted(&["--initial-cluster-state=existing"]);
-    let text = config.bootstrap().unwrap_err().to_string();
-    assert!(
-        text.starts_with("--initial-cluster-state=existing is not supported yet"),
-        "{text}"
-    );
 }
 
 #[test]

@@ -7,12 +7,14 @@ use std::path::Path;
 use super::disk::Disks;
 use super::error::NodeError;
 use super::install;
+use super::join::{self, Place};
 use crate::auth::AuthStore;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
 use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
 use crate::cluster::identity::Identity;
-use crate::config::{Config, SrvRecords};
+use crate::config::{ClusterState, Config, SrvRecords};
 use crate::discovery;
+use crate::ids::MemberId;
 use crate::import::{EtcdMember, ImportError};
 use crate::member::{ConfState, MemberLog, StartError};
 use crate::mvcc::Store;
@@ -27,6 +29,8 @@ pub(super) struct Opened {
     pub(super) is_new: bool,
     /// Who this member is.
     pub(super) identity: Identity,
+    /// Where the others are, as far as only a first start knows.
+    pub(super) others: Vec<(MemberId, Vec<String>)>,
     /// What it is written to.
     pub(super) disks: Disks,
     /// The log, not yet checked against the state.
@@ -56,13 +60,18 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     // Opening the log may write to it, as torn ends are cut: what can be refused is refused first.
     Backend::check_directory(&data_dir.state())?;
     let disks = Disks::open(config)?;
+    let mut others = Vec::new();
     let identity = match found {
         Content::Member(identity) => {
             install::resume(&data_dir, &config.log_dir(), fsync)?;
             identity
         }
         Content::Etcd(member) => import(config, &data_dir, &member)?,
-        Content::Nothing => create(config, &data_dir)?,
+        Content::Nothing => {
+            let place = create(config, &data_dir)?;
+            others = place.others;
+            place.identity
+        }
     };
     let log = MemberLog::open(&config.log_dir(), fsync)?;
     let backend = Backend::open(&data_dir.create_state()?, &backend_options(config))?;
@@ -80,6 +89,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         kept: Kept { data_dir },
         is_new,
         identity,
+        others,
         disks,
         log,
         store,
@@ -107,8 +117,8 @@ pub(super) fn backend_options(config: &Config) -> BackendOptions {
     BackendOptions::within(crate::quota::limit(config.quota_backend_bytes))
 }
 
-/// Makes a new member of a new cluster, as `--initial-cluster` describes it.
-fn create(config: &Config, data_dir: &DataDir) -> Result<Identity, NodeError> {
+/// Makes a new member, of a new cluster as `--initial-cluster` describes it, or of one that runs.
+fn create(config: &Config, data_dir: &DataDir) -> Result<Place, NodeError> {
     let wanted = match &config.discovery_srv {
         Some(records) => config.bootstrap_discovered(&discovered(config, records)?)?,
         None => config.bootstrap()?,
@@ -121,34 +131,44 @@ fn create(config: &Config, data_dir: &DataDir) -> Result<Identity, NodeError> {
             peer_urls: urls.iter().map(ToString::to_string).collect(),
         })
         .collect();
-    let own_urls = &wanted.members[&config.name];
-    let own_urls: Vec<_> = own_urls.iter().map(ToString::to_string).collect();
     let bootstrap = Bootstrap::new(&members, &wanted.token)?;
-    let own = bootstrap
-        .find(&own_urls)
-        .expect("the configuration was checked to name this member");
-    let identity = Identity {
-        cluster_id: bootstrap.cluster_id,
-        member_id: own.id,
+    let joins = config.initial_cluster_state == ClusterState::Existing;
+    let place = if joins {
+        join::find(config, &bootstrap)?
+    } else {
+        let own = bootstrap.members.iter().find(|m| m.name == config.name);
+        let own = own.expect("the configuration was checked to name this member");
+        join::refuse_second_start(config, &bootstrap, own.id)?;
+        let identity = Identity {
+            cluster_id: bootstrap.cluster_id,
+            member_id: own.id,
+        };
+        let others = Vec::new();
+        Place { identity, others }
     };
     let fsync = !config.unsafe_no_fsync;
+    let begin = |log: &Path| {
+        if joins {
+            MemberLog::join(log, fsync)
+        } else {
+            MemberLog::bootstrap(log, &bootstrap.contexts(), fsync)
+        }
+    };
     if let Some(wal_dir) = &config.wal_dir {
         make_log_directory(wal_dir)?;
-        MemberLog::bootstrap(wal_dir, &bootstrap.contexts(), fsync)?;
+        begin(wal_dir)?;
         sync_directory(wal_dir)?;
     }
-    data_dir.create(&identity, |fresh| match &config.wal_dir {
+    data_dir.create(&place.identity, |fresh| match &config.wal_dir {
         Some(_elsewhere) => Ok(()),
-        None => {
-            MemberLog::bootstrap(&fresh.log, &bootstrap.contexts(), fsync).map_err(Created::Log)
-        }
+        None => begin(&fresh.log).map_err(Created::Log),
     })?;
     tracing::info!(
-        "cluster-id" = %identity.cluster_id,
-        "local-member-id" = %identity.member_id,
+        "cluster-id" = %place.identity.cluster_id,
+        "local-member-id" = %place.identity.member_id,
         "made a new member"
     );
-    Ok(identity)
+    Ok(place)
 }
 
 /// The members as DNS names them.
@@ -249,7 +269,6 @@ impl From<Created> for NodeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::MemberId;
 
     fn bootstrap(directory: &Path) {
         let member = (MemberId::new(7), bytes::Bytes::from_static(b"{}"));

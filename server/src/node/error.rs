@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::cluster::bootstrap::BootstrapError;
 use crate::cluster::datadir::DataDirError;
+use crate::cluster::join::JoinError;
 use crate::config::ConfigError;
 use crate::corruption::InitialCheckError;
 use crate::ids::ClusterId;
@@ -21,6 +22,8 @@ pub enum NodeError {
     Discovery(#[from] crate::discovery::DiscoveryError),
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     #[error(transparent)]

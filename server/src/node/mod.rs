@@ -10,6 +10,7 @@ mod ends;
 mod error;
 mod fatal;
 mod install;
+mod join;
 mod lease_endpoints;
 mod peers;
 mod publish;

@@ -149,6 +149,14 @@ pub(super) fn urls(table: &MemberTable) -> impl Iterator<Item = (MemberId, Vec<S
         .map(|member| (member.id(), member.peer_urls().to_vec()))
 }
 
+/// Talks to the members, and to `others` as long as the membership does not know them.
+pub(super) fn meet(peers: &Peers, membership: &Membership, others: Vec<(MemberId, Vec<String>)>) {
+    peers.set_members(urls(&membership.table()));
+    for (other, urls) in others {
+        peers.add_remote(other, urls);
+    }
+}
+
 /// Knows nobody yet.
 pub(super) fn connect(
     config: &Config,

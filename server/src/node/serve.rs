@@ -201,7 +201,7 @@ impl Node {
         let options = member_options(config, id, opened.is_new);
         let member = log.start(options, store.applied(), opened.conf_state, Arc::new(sink))?;
         to_member.member.get_or_init(|| member.clone());
-        peers.set_members(peers::urls(&state.membership.table()));
+        peers::meet(&peers, &state.membership, opened.others);
         let proposer = proposer(config, id, &member, &wait, led, &peers);
         let reader = Reader::new(member.clone(), applied_wait.clone(), proposer.timeout());
         assert!(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use parking_lot::Mutex;
 
@@ -124,6 +124,33 @@ impl Peers {
         let body = dial::read_up_to(ANSWER_BYTES_MAX, body, wait).await?;
         Ok(Response::from_parts(head, body))
     }
+}
+
+/// Asks whoever is at a peer URL, who need not know this member, at most for as long as `wait`.
+///
+/// # Errors
+///
+/// [`AskError`]; an answer with another status than 200 is one.
+pub async fn get(
+    url: &str,
+    path: &'static str,
+    wait: Duration,
+) -> Result<Response<Bytes>, AskError> {
+    let timeouts = PeerTimeouts {
+        dial: wait,
+        read: wait,
+        write: wait,
+    };
+    let mut connection: Connection = Connection::open(url, &timeouts).await?;
+    let mut request = Request::new(Full::<Bytes>::default());
+    *request.uri_mut() = Uri::from_static(path);
+    let answer = connection.send(request, wait).await?;
+    let (head, body) = answer.into_parts();
+    let body = dial::read_up_to(ANSWER_BYTES_MAX, body, wait).await?;
+    if head.status != StatusCode::OK {
+        return Err(AskError::Connection(format!("it answers {}", head.status)));
+    }
+    Ok(Response::from_parts(head, body))
 }
 
 async fn open(peer: &Peer, timeouts: &PeerTimeouts) -> Result<Connection, AskError> {

@@ -44,7 +44,7 @@ pub use self::headers::CLUSTER_ID;
 pub use self::listener::serve;
 pub use self::receive::{Piece, Received};
 pub use self::routes::{Endpoints, Handler, error};
-pub use ask::AskError;
+pub use ask::{AskError, get};
 
 /// What the connections to peers need of the member that they belong to.
 pub trait RaftPort: Send + Sync + 'static {

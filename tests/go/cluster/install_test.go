@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -266,3 +268,87 @@ func (p poster) cutOff(message, file []byte) {
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("the sender has died") }
+
+// A member that is killed while it takes over a snapshot, at whatever moment and again and again,
+// comes back with its old state or the new one, and catches up in the end.
+func TestAMemberIsKilledWhileItTakesOverASnapshot(t *testing.T) {
+	rounds := 8
+	if cluster.Soak() {
+		rounds = 300
+	}
+	etcd, subject := cluster.Reference(t), cluster.Subject(t)
+	// A member that has sent a snapshot keeps its log for 30 s; others lead meanwhile.
+	group := cluster.NewGroup(t, subject, etcd, etcd, etcd, etcd)
+	group.AddArgs(shortLog...)
+	if err := group.Run(); err != nil {
+		t.Fatal(err)
+	}
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewSource(seed))
+	victim, connection := group.Members[0], group.Members[1].Dial()
+	value := strings.Repeat("value", 1000)
+	// What it says on the way, in order.
+	stations := []string{
+		"receiving database snapshot", "received and saved database snapshot",
+		"starting again, with the state of a snapshot", "applied snapshot",
+	}
+	reached := 0
+	for round := range rounds {
+		victim.Kill()
+		lead(t, group, group.Members[1+round%4])
+		// More than the log keeps: it needs a snapshot.
+		for i := range 150 {
+			put(t, connection, fmt.Sprint("round", round%3, "/", i), value)
+		}
+		if passes(t, victim, stations[round%len(stations)]) {
+			reached++
+		}
+		// Anywhere up to the next station, or a little beyond.
+		<-time.After(time.Duration(random.Intn(60)) * time.Millisecond)
+	}
+	victim.Kill()
+	if err := victim.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if reached < len(stations) {
+		t.Errorf("only %d of %d kills came while it took over a snapshot", reached, rounds)
+	}
+	put(t, victim.Dial(), "after", "all")
+	if err := group.SameHashes(context20s(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	checked, err := exec.Command(victim.Program.Path, "check", victim.DataDir).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, checked)
+	}
+	if _, err := os.Stat(filepath.Join(victim.DataDir, "member", "incoming")); !os.IsNotExist(err) {
+		t.Errorf("something is left of a snapshot: %v", err)
+	}
+}
+
+// passes starts a member and waits until it says what it says at a station of its way; false if it
+// has caught up without passing there.
+func passes(t *testing.T, member *cluster.Member, station string) bool {
+	t.Helper()
+	const served = "ready to serve client requests"
+	before := member.Log()
+	if err := member.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	for ctx := context20s(t); ; time.Sleep(pollInterval) {
+		said := strings.TrimPrefix(member.Log(), before)
+		if strings.Contains(said, station) {
+			return true
+		}
+		if strings.Contains(said, served) {
+			return false
+		}
+		if ctx.Err() != nil || !member.Alive() {
+			t.Fatalf("it never says %q", station)
+		}
+	}
+}

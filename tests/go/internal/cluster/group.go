@@ -23,8 +23,11 @@ import (
 type Group struct {
 	Members []*Member
 
-	t     testing.TB
+	t testing.TB
+	// By member, as Members.
 	peers []string
+	// Members that were ever prepared: each has a name of its own.
+	made int
 	// network is nil where all members are on loopback.
 	network *hosts.Network
 }
@@ -33,22 +36,32 @@ type Group struct {
 func NewGroup(t testing.TB, programs ...Program) *Group {
 	t.Helper()
 	group := &Group{t: t}
-	var initial []string
-	for i := range programs {
-		peer := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
-		group.peers = append(group.peers, peer)
-		initial = append(initial, fmt.Sprintf("%s=%s", memberName(i), peer))
+	for _, program := range programs {
+		group.prepare(program)
 	}
-	for i, program := range programs {
-		group.add(program, i, initial, "new")
+	for i := range group.Members {
+		group.setFlags(i, "new")
 	}
 	return group
 }
 
-func (g *Group) add(program Program, i int, initial []string, state string) *Member {
+// prepare makes one more member, without flags, and its peer URL.
+func (g *Group) prepare(program Program) {
 	member := prepare(g.t, program, Options{})
+	member.Name = fmt.Sprintf("member%d", g.made)
+	g.made++
+	g.Members = append(g.Members, member)
+	g.peers = append(g.peers, fmt.Sprintf("http://127.0.0.1:%d", FreePort(g.t)))
+}
+
+func (g *Group) setFlags(i int, state string) {
+	var initial []string
+	for i, member := range g.Members {
+		initial = append(initial, fmt.Sprintf("%s=%s", member.Name, g.peers[i]))
+	}
+	member := g.Members[i]
 	member.args = []string{
-		"--name=" + memberName(i),
+		"--name=" + member.Name,
 		"--data-dir=" + member.DataDir,
 		"--listen-client-urls=http://" + member.Client,
 		"--advertise-client-urls=http://" + member.Client,
@@ -59,20 +72,23 @@ func (g *Group) add(program Program, i int, initial []string, state string) *Mem
 		"--initial-cluster-token=" + g.t.Name(),
 		"--log-level=warn",
 	}
-	g.Members = append(g.Members, member)
-	return member
 }
 
 // Joiner prepares one more member, for a cluster that runs already. It is to be started after
 // somebody has added its peer URL to the cluster.
 func (g *Group) Joiner(program Program) *Member {
 	g.t.Helper()
-	g.peers = append(g.peers, fmt.Sprintf("http://127.0.0.1:%d", FreePort(g.t)))
-	var initial []string
-	for i, peer := range g.peers {
-		initial = append(initial, fmt.Sprintf("%s=%s", memberName(i), peer))
-	}
-	return g.add(program, len(g.Members), initial, "existing")
+	g.prepare(program)
+	last := len(g.Members) - 1
+	g.setFlags(last, "existing")
+	return g.Members[last]
+}
+
+// Forget takes a member out of the group, which somebody removes from the cluster.
+func (g *Group) Forget(member *Member) {
+	i := slices.Index(g.Members, member)
+	g.Members = slices.Delete(slices.Clone(g.Members), i, i+1)
+	g.peers = slices.Delete(slices.Clone(g.peers), i, i+1)
 }
 
 // AddArgs gives every member more flags; they count from its next start on.
@@ -91,8 +107,6 @@ func StartGroup(t testing.TB, programs ...Program) *Group {
 	}
 	return group
 }
-
-func memberName(i int) string { return fmt.Sprintf("member%d", i) }
 
 // Three is the same program three times.
 func Three(program Program) []Program { return slices.Repeat([]Program{program}, 3) }

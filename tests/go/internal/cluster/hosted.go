@@ -40,7 +40,7 @@ func (g *Group) addOn(host *hosts.Host, program Program, state string) *Member {
 	member := prepare(g.t, program, Options{Wrapper: host.Wrapper()})
 	// Where a member keeps its data by itself.
 	member.DataDir = filepath.Join(member.folder, name+".etcd")
-	member.Client = host.IP + ":2379"
+	member.Client, member.Name = host.IP+":2379", name
 	member.connect = g.network.Clients().Dial
 	member.args = []string{
 		"--name", name,

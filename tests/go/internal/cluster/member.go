@@ -36,6 +36,8 @@ type Member struct {
 	DataDir string
 	// Client is host:port of the client listener.
 	Client string
+	// Name is what a member of a group is called in its cluster.
+	Name string
 
 	t       testing.TB
 	wrapper []string
