@@ -44,6 +44,7 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod pipe;
+pub mod planted;
 pub mod progress;
 pub mod wait;
 

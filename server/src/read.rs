@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::error::RequestError;
 use crate::ids::Index;
 use crate::member::MemberHandle;
+use crate::planted::{Bug, is_planted};
 use crate::wait::AppliedWait;
 
 /// Serves linearizable readers; cheap to clone.
@@ -127,7 +128,9 @@ impl Reader {
 
     /// Starts a round for all who wait.
     fn ask(&self, rounds: &mut Rounds) {
-        rounds.context += 1;
+        if !is_planted(Bug::RepeatedReadContext) {
+            rounds.context += 1;
+        }
         rounds.asked = Some((Instant::now(), std::mem::take(&mut rounds.next)));
         // A queue that is full is asked again by the next tick, under a new context.
         let _refused = self.shared.member.read_index(rounds.context);

@@ -49,8 +49,7 @@ impl<T> Wait<T> {
     }
 
     /// Whether somebody waits for `id`.
-    #[cfg(test)]
-    fn is_registered(&self, id: RequestId) -> bool {
+    pub fn is_registered(&self, id: RequestId) -> bool {
         self.shard(id).lock().contains_key(&id.get())
     }
 

@@ -32,6 +32,7 @@ use crate::ids::{Index, RequestId, Revision, Term};
 use crate::lease::Lessor;
 use crate::mvcc::watch::WatchHub;
 use crate::mvcc::{Round, Store};
+use crate::planted::{Bug, is_planted};
 use crate::storage::StorageError;
 use crate::wait::{AppliedWait, Wait};
 
@@ -253,6 +254,10 @@ impl Applier {
             return Ok((RequestId::new(id), Err(refused)));
         }
         let unwritten = round.batch().bytes() as u64;
+        let skips = is_planted(Bug::SkipUnawaitedReads);
+        let unread =
+            (skips && !self.wait.is_registered(RequestId::new(id))).then(|| without_reads(request));
+        let request = unread.as_ref().unwrap_or(request);
         let mut applied = dispatch::dispatch(&self.state, round, index, request, outcome)
             .map_err(|error| stop(index, error))?;
         // As in etcd the request has taken effect all the same: members must not differ.
@@ -261,6 +266,20 @@ impl Applier {
         }
         Ok((RequestId::new(id), applied))
     }
+}
+
+/// A request whose transaction reads nothing.
+fn without_reads(request: &InternalRaftRequest) -> InternalRaftRequest {
+    use trilith_proto::etcdserverpb::request_op::Request;
+    let mut request = request.clone();
+    if let Some(txn) = &mut request.txn {
+        let writes = |step: &trilith_proto::etcdserverpb::RequestOp| {
+            !matches!(step.request, Some(Request::RequestRange(_)))
+        };
+        txn.success.retain(writes);
+        txn.failure.retain(writes);
+    }
+    request
 }
 
 /// What can end the apply of one request: an answer for the client, or the member's stop.

@@ -10,6 +10,10 @@ use std::thread;
 /// write.
 pub fn fatal(reason: &str) -> ! {
     tracing::error!(reason, "the member stops");
+    assert!(
+        !crate::planted::is_simulated(),
+        "the member stops: {reason}"
+    );
     eprintln!("trilith: the member stops: {reason}");
     std::process::abort()
 }

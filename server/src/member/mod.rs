@@ -210,7 +210,7 @@ impl Member {
             Event::Message(message) => self.on_message(message),
             Event::Propose(proposals) => self.on_propose(proposals, actions),
             Event::ProposeConfChange(data) => self.on_propose_conf_change(data),
-            Event::ReadIndex(context) => self.on_read_index(context),
+            Event::ReadIndex(context) => self.on_read_index(context, actions),
             Event::Persisted(number) => self.on_persisted(number),
             Event::Applied(index) => self.on_applied(index),
             Event::TransferLeader(to) => self.node.transfer_leader(to.get()),

@@ -5,11 +5,17 @@
 //! used twice within one start.
 
 use super::*;
+use crate::planted::{Bug, is_planted};
 
 const CONTEXT_BYTES: usize = 24;
 
 impl Member {
-    pub(super) fn on_read_index(&mut self, context: u64) {
+    pub(super) fn on_read_index(&mut self, context: u64, actions: &mut Actions) {
+        if is_planted(Bug::UnconfirmedRead) && self.node.raft.state == StateRole::Leader {
+            let committed = Index::new(self.node.raft.raft_log.committed);
+            actions.read_states.push((context, committed));
+            return;
+        }
         if self.can_ask() {
             self.node.read_index(self.encode_context(context));
             return;

@@ -1,6 +1,7 @@
 //! Turns what raft-rs has ready into actions, and keeps count of writes and entries under way.
 
 use super::*;
+use crate::planted::{Bug, is_planted};
 use raft::Ready;
 use raft::eraftpb::{Entry, EntryType};
 
@@ -189,6 +190,9 @@ impl Member {
             .hs()
             .is_some_and(|hard_state| self.writes.note(hard_state));
         write.messages = ready.take_persisted_messages();
+        if is_planted(Bug::AnswerBeforeSync) {
+            actions.messages.append(&mut write.messages);
+        }
 
         // 2. A leader may send before its own write is durable, but not in a term that is not:
         //    after a crash it would lead that term a second time, with other entries. (raft-rs sees
@@ -232,6 +236,9 @@ impl Member {
         }
         if new_term {
             self.writes.term_write = Some(write.number);
+        }
+        if is_planted(Bug::ApplyBeforeSync) {
+            self.node.on_persist_ready(write.number);
         }
         self.writes.in_flight.push_back(write.number);
         actions.writes.push(write);

@@ -18,6 +18,7 @@ use crate::{
         record::{Fields, Kind, Row},
         store::{NEVER_COMPACTED, Store},
     },
+    planted::{Bug, is_planted},
     storage::{Batch, Family, StorageError, View, schema, schema::meta},
 };
 
@@ -232,7 +233,8 @@ fn delete_some(
             delete_revision(&mut batch, user_key, old.main, old.sub);
             report.revisions_removed += 1;
         }
-        if row.kind == Kind::Tombstone && main < target.get() {
+        let too_far = is_planted(Bug::CompactTombstone);
+        if row.kind == Kind::Tombstone && (main < target.get() || too_far) {
             delete_revision(&mut batch, user_key, main, sub);
             report.revisions_removed += 1;
         }

@@ -15,6 +15,7 @@ use crate::{
         store::{Published, Store, encode_applied},
         write_txn::WriteTxn,
     },
+    planted::{Bug, is_planted},
     storage::{Batch, Family, StorageError, View, schema::meta},
 };
 
@@ -150,8 +151,12 @@ impl Round {
             self.batch
                 .put(Family::Meta, meta::REVISION, self.revision.to_be_bytes());
         }
+        let written = match is_planted(Bug::AppliedIndexAhead) {
+            true => applied.next(),
+            false => applied,
+        };
         self.batch
-            .put(Family::Meta, meta::APPLIED, encode_applied(applied, term));
+            .put(Family::Meta, meta::APPLIED, encode_applied(written, term));
         let backend = self.store.backend();
         let batch = std::mem::replace(&mut self.batch, backend.batch());
         backend.write(batch)?;

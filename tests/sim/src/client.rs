@@ -182,9 +182,14 @@ fn txn(rng: &mut SmallRng, tag: u64, known: &Known<'_>) -> pb::TxnRequest {
     let step = |request| pb::RequestOp {
         request: Some(request),
     };
+    let revision = match rng.random_bool(0.2) {
+        true => (known.revision - rng.random_range(0..30)).max(1),
+        false => 0,
+    };
     let read = |key: &Bytes| {
         step(Request::RequestRange(pb::RangeRequest {
             key: key.clone(),
+            revision,
             ..Default::default()
         }))
     };

@@ -24,10 +24,14 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use trilith_server::planted;
+
 pub use settings::Settings;
+pub use trilith_server::planted::Bug;
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +68,42 @@ pub struct Report {
 pub fn run(seed: u64) -> Result<Report, String> {
     let settings = Settings::draw(&mut SmallRng::seed_from_u64(seed));
     run_with(seed, settings)
+}
+
+/// Runs a seed with a bug in the server.
+///
+/// # Errors
+///
+/// As [`run`], if it finds the bug.
+pub fn run_planted(seed: u64, bug: Bug) -> Result<Report, String> {
+    let settings = Settings::draw(&mut SmallRng::seed_from_u64(seed));
+    planted::simulate(Some(bug));
+    let result = run_here(seed, settings);
+    planted::simulate(None);
+    result
+}
+
+/// Looks for a bug that was planted, on all processors; gives what did not hold.
+pub fn find(bug: Bug, seeds: Range<u64>) -> Option<String> {
+    let (next, found) = (AtomicU64::new(seeds.start), Mutex::new(None));
+    let work = || {
+        while found.lock().is_none() {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            if let Err(error) = run_planted(seed, bug) {
+                found.lock().get_or_insert(error);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    found.into_inner()
 }
 
 /// Runs many seeds on all processors, and tells of each that is done.
@@ -108,6 +148,11 @@ pub fn run_many(seeds: Range<u64>, done: impl Fn(&Report) + Sync) -> Result<Vec<
 ///
 /// As [`run`].
 pub fn run_with(seed: u64, settings: Settings) -> Result<Report, String> {
+    planted::simulate(None);
+    run_here(seed, settings)
+}
+
+fn run_here(seed: u64, settings: Settings) -> Result<Report, String> {
     let mut world = world::World::new(seed, settings);
     // The server's own assertions panic.
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));

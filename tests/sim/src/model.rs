@@ -304,11 +304,29 @@ impl Txn<'_> {
                 return Err(NOT_FOUND);
             }
         }
+        let (newest, compacted) = (self.main - 1, self.model.compacted());
+        for step in steps {
+            match &step.request {
+                Some(Request::RequestRange(range)) if range.revision > newest => {
+                    return Err(FUTURE);
+                }
+                Some(Request::RequestRange(range))
+                    if range.revision > 0 && range.revision < compacted =>
+                {
+                    return Err(COMPACTED);
+                }
+                _ => {}
+            }
+        }
         let parts = steps.iter().map(|step| match &step.request {
             Some(Request::RequestPut(put)) => self.put(put),
             Some(Request::RequestDeleteRange(delete)) => self.delete(delete),
             Some(Request::RequestRange(range)) => {
-                let kvs = self.model.range(&range.key, &range.range_end, self.main);
+                let at = match range.revision {
+                    0 => self.main,
+                    revision => revision,
+                };
+                let kvs = self.model.range(&range.key, &range.range_end, at);
                 Answer::range(range, kvs)
             }
             _ => Answer::Done,

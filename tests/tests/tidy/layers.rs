@@ -14,7 +14,7 @@ const ORDER: [&[&str]; 11] = [
     &["mvcc", "lease", "auth", "cluster", "alarm"],
     &["storage"],
     &["wait", "pipe", "quiet", "error", "metrics", "progress"],
-    &["ids", "limits", "mutate"],
+    &["ids", "limits", "mutate", "planted"],
 ];
 
 /// Beside the order, for the first two rows only; `config` may use `logging`.

@@ -116,10 +116,8 @@ impl SteppedMember {
                 sync: false,
                 ..write.write
             };
-            self.raft
-                .log
-                .write(&unsynced)
-                .expect("a fake disk takes all");
+            let written = self.raft.log.write(&unsynced);
+            written.expect("a fake disk takes all");
         }
     }
 

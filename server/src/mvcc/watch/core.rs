@@ -28,6 +28,7 @@ use super::{
 use crate::{
     ids::{Revision, WatchId},
     mvcc::{End, Interval},
+    planted::{Bug, is_planted},
 };
 
 /// What a client asks for when it creates a watcher.
@@ -194,6 +195,7 @@ impl Core {
         let start = Revision::new(start);
         let place = match start {
             _ if start.get() == 0 || start == revision.next() => Place::Synced,
+            _ if start > revision && is_planted(Bug::FutureWatcherEarly) => Place::Synced,
             _ if start > revision => Place::Waiting,
             _ => Place::Behind,
         };
@@ -264,7 +266,8 @@ impl Core {
         let Some(stream) = self.streams.get(&stream_id) else {
             return;
         };
-        if stream.unsynced > 0 || stream.watchers.is_empty() {
+        let waits = stream.unsynced > 0 && !is_planted(Bug::ProgressOvertakes);
+        if waits || stream.watchers.is_empty() {
             return;
         }
         let started = |watcher: &Watcher| watcher.start <= revision;

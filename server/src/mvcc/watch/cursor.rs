@@ -18,6 +18,7 @@ use super::{
 use crate::{
     ids::{Revision, WatchId},
     mvcc::RevisionEvents,
+    planted::{Bug, is_planted},
 };
 
 /// Whether a stream has a catch-up pass under way. One at a time.
@@ -174,7 +175,8 @@ impl Core {
             .streams
             .get_mut(&stream_id)
             .expect("its cohort is at hand");
-        if cursor == self.revision.next() {
+        let is_early = is_planted(Bug::WatcherSkips) && cursor == self.revision;
+        if cursor == self.revision.next() || is_early {
             for group in cohort.iter() {
                 group.members.for_each(|_, watchers| {
                     stream.unsynced -= watchers.len();
@@ -245,7 +247,10 @@ impl StreamState {
         gathered: BTreeMap<GroupId, Pending>,
         revision: Revision,
     ) {
-        for (id, Pending { events, .. }) in gathered {
+        for (id, Pending { mut events, .. }) in gathered {
+            if is_planted(Bug::WatcherRepeats) {
+                events.extend(events.last().cloned());
+            }
             let group = cohort.group(id);
             let events = Arc::new(events);
             group.members.for_each(|_, watchers| {
