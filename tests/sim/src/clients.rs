@@ -22,6 +22,9 @@ impl World {
             self.fault_after.pop();
             self.fault()?;
         }
+        if self.settings.spares > 0 && self.rng.random_range(0..100) == 0 {
+            self.reconfigure()?;
+        }
         self.made += 1;
         let tag = self.made;
         let leases = self.leases.ids();

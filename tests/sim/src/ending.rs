@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::client;
 use crate::clients::CLIENT_TIMEOUT;
-use crate::node::Node;
 use crate::world::{Check, World};
 
 impl World {
@@ -29,6 +28,10 @@ impl World {
                     self.crash(at, false);
                 }
             }
+            if self.now > end && self.nodes.iter().any(|node| node.is_removed) {
+                // As in etcd, those who have not heard of the removal may lack its vote for ever.
+                return self.history.check_refused(&self.model);
+            }
             if self.now > end {
                 return Err(format!("no agreement in the end: {:?}", self.applied()));
             }
@@ -41,13 +44,16 @@ impl World {
 
     /// Watchers that are served without a break have soon seen everything.
     fn end_watches(&mut self) -> Check {
+        let member = (0..self.nodes.len()).find(|at| self.is_member(*at));
+        let member = member.expect("somebody is left");
         for watcher in &mut self.watchers {
-            let at = watcher.at.0;
+            // The one that it was connected to may be no member any more.
+            let at = member;
             let node = &mut self.nodes[at];
             let current = node.start;
             let running = node.running.as_mut().expect("all are up");
             for _ in 0..WATCHES_END_WITHIN {
-                if !watcher.is_connected() || watcher.at.1 != current {
+                if !watcher.is_connected() || watcher.at != (at, current) {
                     watcher.connect((at, current), running);
                 }
                 while running.catch_up.step() {}
@@ -58,27 +64,41 @@ impl World {
         Ok(())
     }
 
-    fn applied(&self) -> Vec<u64> {
-        let up = self.nodes.iter().filter_map(|node| node.running.as_ref());
-        up.map(|running| running.store.applied().0.get()).collect()
+    /// What each member has applied; `None` for one that is down.
+    fn applied(&self) -> Vec<Option<u64>> {
+        let members = (0..self.nodes.len()).filter(|at| self.is_member(*at));
+        let applied = members.map(|at| {
+            let running = self.nodes[at].running.as_ref();
+            running.map(|running| running.store.applied().0.get())
+        });
+        applied.collect()
     }
 
     fn has_settled(&self) -> bool {
         let last = self.model.index();
-        self.applied().iter().all(|applied| *applied == last) && self.nodes.iter().all(Node::is_up)
+        self.applied().iter().all(|applied| *applied == Some(last))
+    }
+
+    /// How many machines have joined that did not begin the cluster.
+    pub(crate) fn joined(&self) -> u64 {
+        let joins = |at: &usize| !self.nodes[*at].is_founder && self.is_member(*at);
+        (0..self.nodes.len()).filter(joins).count() as u64
     }
 
     /// In the end all members answer alike, and as the model says.
     fn compare_states(&mut self) -> Check {
         let revision = self.model.revision();
-        for node in &mut self.nodes {
+        let members: Vec<_> = (0..self.nodes.len())
+            .filter(|at| self.is_member(*at))
+            .collect();
+        for at in &members {
             // Without any key that lives, etcd's hash counts what compactions have left undone.
-            let running = node.running.as_mut().expect("all are up");
+            let running = self.nodes[*at].running.as_mut().expect("all are up");
             while running.compact(1000, 1000)? {}
         }
         let wanted = self.model.range(b"k", b"l", revision);
         let mut hashes = BTreeMap::new();
-        for node in &self.nodes {
+        for node in members.iter().map(|at| &self.nodes[*at]) {
             let Some(running) = &node.running else {
                 continue;
             };

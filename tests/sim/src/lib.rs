@@ -15,6 +15,7 @@ mod model;
 mod network;
 mod node;
 mod raft_checks;
+mod reconfigure;
 mod settings;
 mod watch;
 mod wiring;
@@ -52,6 +53,10 @@ pub struct Report {
     pub events: u64,
     /// How often they resumed.
     pub resumed: u64,
+    /// Machines that joined the cluster after it began, and that left it.
+    pub joined: u64,
+    /// See `joined`.
+    pub left: u64,
     /// Entries in the log.
     pub entries: u64,
     /// How long it took, in microseconds of its own time.
@@ -174,6 +179,8 @@ fn run_here(seed: u64, settings: Settings) -> Result<Report, String> {
         expired: world.leases.expired,
         events: world.watchers.iter().map(|watcher| watcher.events).sum(),
         resumed: world.watchers.iter().map(|watcher| watcher.resumed).sum(),
+        joined: world.joined(),
+        left: world.nodes.iter().filter(|node| node.is_removed).count() as u64,
         entries: world.model.index(),
         lasted: world.now,
         trace: world.trace,

@@ -72,6 +72,8 @@ pub(crate) struct World {
     /// Requests after which a fault comes, the next one last.
     pub(crate) fault_after: Vec<u64>,
     pub(crate) faults: u64,
+    /// Removals asked for.
+    pub(crate) removals: u64,
     /// How long a sync of each member takes at most.
     pub(crate) sync: Vec<u64>,
     pub(crate) is_settling: bool,
@@ -91,6 +93,10 @@ impl World {
             let node = Node::new(id, true, drift);
             node.log.bootstrap(&bootstrap.contexts());
             nodes.push(node);
+        }
+        for number in 0..settings.spares as u64 {
+            let drift = rng.random_range(-settings.drift..=settings.drift);
+            nodes.push(Node::new(MemberId::new(1001 + number), false, drift));
         }
         let operations = settings.operations as u64;
         let mut fault_after: Vec<_> = (0..settings.faults)
@@ -116,11 +122,12 @@ impl World {
             made: 0,
             fault_after,
             faults: 0,
+            removals: 0,
             is_settling: false,
             trace: seed,
             settings,
         };
-        for at in 0..world.nodes.len() {
+        for at in 0..world.settings.voters {
             world.schedule(at as u64, Event::Boot(at));
         }
         for number in 0..world.settings.watchers {
@@ -306,9 +313,12 @@ impl World {
         let node = &mut self.nodes[at];
         node.applied_max = node.applied_max.max(last);
         let running = node.running.as_ref().expect("it is up");
-        node.is_removed = running.membership.table().is_removed(id);
         let digest = running.store.backend().digest();
+        let table = running.membership.table();
         self.checks.check_state(last, digest, id)?;
+        for node in &mut self.nodes {
+            node.is_removed |= table.is_removed(node.id);
+        }
         self.with(at, |_| ())
     }
 

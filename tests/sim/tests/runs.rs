@@ -26,6 +26,11 @@ fn members_agree_and_clients_are_told_the_truth_whatever_goes_wrong() {
     assert!(sum(&reports, |report| report.answered) >= 300 * count);
     assert!(sum(&reports, |report| report.elections) >= 2 * count);
     assert!(sum(&reports, |report| report.expired) >= count);
+    assert!(sum(&reports, |report| report.events) >= 100 * count);
+    if count >= 24 {
+        assert!(sum(&reports, |report| report.joined) > 0);
+        assert!(sum(&reports, |report| report.left) > 0);
+    }
 }
 
 #[test]
