@@ -66,12 +66,13 @@ impl World {
         }
     }
 
-    /// Whether a machine is one of the cluster, as whoever is ahead knows.
+    /// Whether a machine is one of the cluster, as whoever is up and ahead knows; with nobody up,
+    /// each may be one.
     pub(crate) fn is_member(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         let up = self.nodes.iter().filter_map(|node| node.running.as_ref());
         let ahead = up.max_by_key(|running| running.store.applied().0);
-        let known = ahead.is_some_and(|running| {
+        let known = ahead.is_none_or(|running| {
             let table = running.membership.table();
             table.members().next().is_none() || table.member(node.id).is_some()
         });
