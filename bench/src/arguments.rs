@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::scenario::{self, Adjust, Scenario};
+use crate::scenario::{self, Adjust, Needs, Scenario};
 
 pub(crate) const USAGE: &str = "\
 trilith-bench run --target LABEL=PROGRAM [--target LABEL=PROGRAM]... [options]
@@ -174,8 +174,8 @@ impl Raw {
     fn load(&self, name: &str) -> Result<LoadOne> {
         let scenario = scenario::find(name)?;
         ensure!(
-            !scenario.owns_server,
-            "{name} has to start the server itself: use `run`"
+            scenario.needs == Needs::Endpoint,
+            "{name} has to start its servers itself: use `run`"
         );
         let endpoint = self.endpoint.as_deref().context("load needs --endpoint")?;
         let endpoint = endpoint
@@ -236,6 +236,10 @@ mod tests {
         assert!(
             parse("load million --endpoint h:1").is_err(),
             "it restarts the server"
+        );
+        assert!(
+            parse("load cluster-put --endpoint h:1").is_err(),
+            "it needs three members"
         );
         assert!(
             parse("run --target a=b --fast").is_err(),

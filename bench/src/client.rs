@@ -23,6 +23,9 @@ pub(crate) const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
 pub(crate) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 pub(crate) const COMPACT: &str = "/etcdserverpb.KV/Compact";
 pub(crate) const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
+pub(crate) const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+pub(crate) const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
+pub(crate) const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
 pub(crate) const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
 
 /// Receive windows: wide enough that a list never waits for the generator's window updates.

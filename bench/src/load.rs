@@ -104,11 +104,19 @@ struct Client {
 
 /// Runs `load` against `endpoint`; any failed operation fails it.
 pub(crate) async fn run(endpoint: &str, load: &Load) -> Result<Outcome> {
+    run_over(&[endpoint], load).await
+}
+
+/// As [`run`], with the connections, and so the clients, dealt out to `endpoints` in turn.
+pub(crate) async fn run_over(endpoints: &[&str], load: &Load) -> Result<Outcome> {
     ensure!(
-        load.clients >= 1 && load.connections >= 1,
-        "a load needs clients and connections"
+        load.clients >= 1 && load.connections >= 1 && !endpoints.is_empty(),
+        "a load needs clients, connections and endpoints"
     );
-    let connections = connect(endpoint, load.connections).await?;
+    let mut connections = Vec::new();
+    for (_, endpoint) in (0..load.connections).zip(endpoints.iter().cycle()) {
+        connections.push(Connection::open(endpoint).await?);
+    }
     let shared = Arc::new(Shared {
         values: Values::new(load.value_size, load.seed),
         next: AtomicU64::new(0),

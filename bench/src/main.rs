@@ -2,6 +2,7 @@
 
 mod arguments;
 mod client;
+mod cluster;
 mod load;
 mod payload;
 mod perf;
@@ -9,6 +10,7 @@ mod process;
 mod report;
 mod scenario;
 mod side_by_side;
+mod syncs;
 mod targets;
 mod wire;
 
@@ -63,6 +65,7 @@ async fn load_one(arguments: &Arguments, load: &LoadOne) -> Result<()> {
     let mut env = Env {
         endpoint: load.endpoint.clone(),
         server: None,
+        cluster: None,
         pid: load.pid,
         is_short: load.is_short,
         peak: None,
@@ -80,7 +83,7 @@ async fn load_one(arguments: &Arguments, load: &LoadOne) -> Result<()> {
 fn list() -> Result<()> {
     SCENARIOS
         .iter()
-        .try_for_each(|one| print(&format!("{:<12} {}\n", one.name, one.about)))
+        .try_for_each(|one| print(&format!("{:<18} {}\n", one.name, one.about)))
 }
 
 fn print(text: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `perf record` on the server while a scenario measures.
+//! `perf record` on the server, or on all members, while a scenario measures.
 
 use std::{
     fs::File,
@@ -19,11 +19,12 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    /// Starts to record process `pid` into `file`.
-    pub(crate) fn start(pid: u32, file: &Path) -> Result<Self> {
+    /// Starts to record the processes `pids` into `file`.
+    pub(crate) fn start(pids: &[u32], file: &Path) -> Result<Self> {
+        let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
         let recorder = Command::new("perf")
             .args(["record", "--quiet", "--call-graph", "fp", "-F", FREQUENCY])
-            .args(["-p", &pid.to_string(), "-o"])
+            .args(["-p", &pids.join(","), "-o"])
             .arg(file)
             .stdout(Stdio::null())
             .stderr(Stdio::null())

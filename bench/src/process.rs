@@ -1,14 +1,15 @@
 //! One server under measurement: start on free ports, read its figures from /proc, stop by id.
 
 use std::{
-    fs,
+    fs, io,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use rand::Rng as _;
 use rustix::process::{Pid, Signal, kill_process};
 use trilith_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
@@ -24,6 +25,8 @@ const READY_PAUSE: Duration = Duration::from_millis(2);
 const READY_ATTEMPT: Duration = Duration::from_secs(1);
 /// Lines of the server's log that go into an error.
 const LOG_TAIL: usize = 8;
+/// Name of a server that is the only member.
+const ALONE: &str = "bench";
 
 /// A server process with a data directory of its own.
 ///
@@ -31,9 +34,15 @@ const LOG_TAIL: usize = 8;
 pub(crate) struct Server {
     program: PathBuf,
     directory: tempfile::TempDir,
+    name: &'static str,
     /// `host:port` of the client listener.
     pub(crate) endpoint: String,
-    arguments: Vec<String>,
+    /// `host:port` of the peer listener.
+    peer: String,
+    /// Flags beside name, directory, addresses and membership.
+    flags: Vec<String>,
+    /// Flags that say which members the cluster has.
+    membership: Vec<String>,
     child: Option<Child>,
 }
 
@@ -56,72 +65,96 @@ pub(crate) struct Disk {
 impl Server {
     /// Starts `program` on an empty directory below `base`, with `flags` and else defaults.
     pub(crate) async fn start(program: &Path, base: &Path, flags: &[&str]) -> Result<Self> {
+        let mut server = Self::prepare(program, base, ALONE, flags)?;
+        server.found(&server.as_member(), "new");
+        server.launch().await?;
+        Ok(server)
+    }
+
+    /// A server with a directory and addresses, whose process is not started yet.
+    pub(crate) fn prepare(
+        program: &Path,
+        base: &Path,
+        name: &'static str,
+        flags: &[&str],
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("trilith-bench-")
             .tempdir_in(base)?;
-        let (client, peer) = free_addresses()?;
-        let data = directory.path().join("data").display().to_string();
-        let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
-        let arguments = [
-            ("--name", "bench"),
-            ("--data-dir", &data),
-            ("--listen-client-urls", &client_url),
-            ("--advertise-client-urls", &client_url),
-            ("--listen-peer-urls", &peer_url),
-            ("--initial-advertise-peer-urls", &peer_url),
-            ("--initial-cluster", &format!("bench={peer_url}")),
-        ];
-        let arguments = arguments
-            .iter()
-            .map(|(flag, value)| format!("{flag}={value}"))
-            .chain(flags.iter().map(|&flag| flag.to_owned()))
-            .collect();
-        let program = program.to_owned();
-        let mut server = Self {
-            program,
+        let [endpoint, peer] = free_addresses()?;
+        Ok(Self {
+            program: program.to_owned(),
             directory,
-            endpoint: client,
-            arguments,
+            name,
+            endpoint,
+            peer,
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            membership: Vec::new(),
             child: None,
-        };
-        server.launch().await?;
-        Ok(server)
+        })
+    }
+
+    /// Its entry in `--initial-cluster`.
+    pub(crate) fn as_member(&self) -> String {
+        format!("{}={}", self.name, self.peer_url())
+    }
+
+    pub(crate) fn peer_url(&self) -> String {
+        format!("http://{}", self.peer)
+    }
+
+    /// Sets the members of the cluster that an empty directory will belong to, and whether that
+    /// is "new" or "existing".
+    pub(crate) fn found(&mut self, members: &str, state: &str) {
+        self.membership = vec![
+            format!("--initial-cluster={members}"),
+            format!("--initial-cluster-state={state}"),
+        ];
     }
 
     /// Starts the stopped process again on its directory; gives the time from exec to the first
     /// answered linearizable read.
     pub(crate) async fn launch(&mut self) -> Result<Duration> {
+        let begin = self.spawn()?;
+        self.ready(begin, READY_TIMEOUT).await
+    }
+
+    /// Starts the process and does not wait for it; gives the moment.
+    pub(crate) fn spawn(&mut self) -> Result<Instant> {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.log_file())?;
+        let client_url = format!("http://{}", self.endpoint);
+        let own = [
+            ("--name", self.name),
+            ("--data-dir", &self.data().display().to_string()),
+            ("--listen-client-urls", &client_url),
+            ("--advertise-client-urls", &client_url),
+            ("--listen-peer-urls", &self.peer_url()),
+            ("--initial-advertise-peer-urls", &self.peer_url()),
+        ]
+        .map(|(flag, value)| format!("{flag}={value}"));
         let begin = Instant::now();
         let child = Command::new(&self.program)
-            .args(&self.arguments)
+            .args(own.iter().chain(&self.membership).chain(&self.flags))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
-        while begin.elapsed() < READY_TIMEOUT {
+        Ok(begin)
+    }
+
+    /// Waits for the first answered linearizable read; gives the time since `begin`.
+    pub(crate) async fn ready(&mut self, begin: Instant, limit: Duration) -> Result<Duration> {
+        while begin.elapsed() < limit {
             let attempt = answers(&self.endpoint);
             if let Ok(Ok(())) = tokio::time::timeout(READY_ATTEMPT, attempt).await {
                 return Ok(begin.elapsed());
             }
-            if let Some(status) = self
-                .child
-                .as_mut()
-                .map(Child::try_wait)
-                .transpose()?
-                .flatten()
-            {
-                bail!(
-                    "{} ended with {status}: {}",
-                    self.program.display(),
-                    self.log_tail()
-                );
-            }
+            self.check()?;
             tokio::time::sleep(READY_PAUSE).await;
         }
         bail!(
@@ -129,6 +162,23 @@ impl Server {
             self.program.display(),
             self.log_tail()
         );
+    }
+
+    /// Fails when the process has ended by itself.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let ended = self.child.as_mut().map(Child::try_wait).transpose()?;
+        if let Some(status) = ended.flatten() {
+            bail!(
+                "{} ended with {status}: {}",
+                self.program.display(),
+                self.log_tail()
+            );
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     pub(crate) fn pid(&self) -> Result<u32> {
@@ -164,11 +214,21 @@ impl Server {
         Ok(())
     }
 
+    /// Takes all data of the stopped server away.
+    pub(crate) fn wipe(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "only a stopped server can be wiped");
+        Ok(fs::remove_dir_all(self.data())?)
+    }
+
     /// What the data directory takes on disk now, in allocated blocks.
     pub(crate) fn disk(&self) -> Result<Disk> {
         let mut disk = Disk::default();
-        allocated(&self.directory.path().join("data"), false, &mut disk)?;
+        allocated(&self.data(), false, &mut disk)?;
         Ok(disk)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     fn log_file(&self) -> PathBuf {
@@ -207,6 +267,11 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     Ok(TICK * (field(14)? + field(15)?))
 }
 
+/// The sum of [`cpu`] over `pids`.
+pub(crate) fn cpu_of_all(pids: &[u32]) -> Result<Duration> {
+    pids.iter().map(|&pid| cpu(pid)).sum()
+}
+
 pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| -> Result<u64> {
@@ -241,15 +306,26 @@ async fn answers(endpoint: &str) -> Result<()> {
 }
 
 /// Two loopback addresses that were free a moment ago.
-fn free_addresses() -> Result<(String, String)> {
-    let (one, other) = (
-        TcpListener::bind("127.0.0.1:0")?,
-        TcpListener::bind("127.0.0.1:0")?,
-    );
-    Ok((
-        one.local_addr()?.to_string(),
-        other.local_addr()?.to_string(),
-    ))
+///
+/// They are below the ports that Linux gives to outgoing connections by default: one of those
+/// could otherwise take the port of a server that is about to start again.
+fn free_addresses() -> Result<[String; 2]> {
+    const PORTS: std::ops::Range<u16> = 16_384..32_768;
+    const TRIES: usize = 1_000;
+    let mut random = rand::rng();
+    let mut listeners = Vec::new();
+    for _ in 0..TRIES {
+        match TcpListener::bind(("127.0.0.1", random.random_range(PORTS))) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let [one, other] = &listeners[..] {
+            let address = |listener: &TcpListener| listener.local_addr().map(|it| it.to_string());
+            return Ok([address(one)?, address(other)?]);
+        }
+    }
+    bail!("no two free ports from {} to {}", PORTS.start, PORTS.end);
 }
 
 fn allocated(directory: &Path, is_state: bool, disk: &mut Disk) -> Result<()> {

@@ -102,8 +102,10 @@ impl Report {
         let bound = Bound::find(row.scenario, row.measure).filter(|_| !self.is_short);
         cells.push(bound.map(|bound| bound.to_string()).unwrap_or_default());
         let verdict = |bound: Bound| {
-            let ratio = ratios.first().copied().flatten()?;
-            let value = row.median(1)?;
+            let ratio = *ratios.first()?;
+            let (value, _) = row.median(1).zip(row.median(0))?;
+            // Of what the baseline has nothing of, there is no ratio: nothing is as good.
+            let ratio = ratio.unwrap_or(if value > 0.0 { f64::INFINITY } else { 0.0 });
             Some(if bound.is_met(value, ratio) {
                 "met"
             } else {
@@ -122,14 +124,15 @@ impl Row {
     }
 
     /// The median of `target`'s ratios to the baseline, each within one round: the machine may
-    /// be slower in one round than in the next, but hardly within one.
+    /// be slower in one round than in the next, but hardly within one. `None` when there is no
+    /// round in which the baseline has more than nothing.
     fn ratio(&self, target: usize) -> Option<f64> {
         let pairs = self.values[target].iter().zip(&self.values[0]);
-        median(
-            pairs
-                .filter_map(|(value, base)| Some((*value)? / (*base)?))
-                .collect(),
-        )
+        let ratio = |(value, base): (&Option<f64>, &Option<f64>)| {
+            let base = base.filter(|&base| base != 0.0)?;
+            Some((*value)? / base)
+        };
+        median(pairs.filter_map(ratio).collect())
     }
 }
 
@@ -210,6 +213,23 @@ mod tests {
         let report = report();
         assert_eq!(report.rows[0].median(0), Some(20.0));
         assert_eq!(report.rows[0].ratio(1), Some(2.0));
+    }
+
+    #[test]
+    fn nothing_is_as_good_as_nothing_and_anything_is_worse() {
+        let mut report = report();
+        report.rows.clear();
+        report.rounds = 1;
+        report.add("cluster-idle", "syncs_per_s", 0, 0, 0.0);
+        report.add("cluster-idle", "syncs_per_s", 1, 0, 0.0);
+        let table = report.table(true);
+        assert!(
+            table.contains("| 0.00 | 0.00 | - | <= 0.5 | met |"),
+            "{table}"
+        );
+        report.add("cluster-idle", "syncs_per_s", 1, 0, 0.1);
+        let table = report.table(true);
+        assert!(table.contains("| 0.10 | - | <= 0.5 | MISSED |"), "{table}");
     }
 
     #[test]

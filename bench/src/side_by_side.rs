@@ -6,9 +6,10 @@ use anyhow::Result;
 
 use crate::{
     arguments::{Arguments, Run},
+    cluster::Cluster,
     process::Server,
     report::{Failure, Report},
-    scenario::{self, Adjust, Env, Measures, Scenario},
+    scenario::{self, Adjust, Env, Measures, Needs, Scenario},
 };
 
 /// Runs it all; an error is only what keeps the run itself from going on.
@@ -59,7 +60,7 @@ pub(crate) async fn run(arguments: &Arguments, run: &Run) -> Result<Report> {
     Ok(report)
 }
 
-/// One scenario on a fresh server of one target.
+/// One scenario on a fresh server, or on fresh members, of one target.
 async fn measure(
     arguments: &Arguments,
     run: &Run,
@@ -68,12 +69,26 @@ async fn measure(
     peak: &mut Option<f64>,
 ) -> Result<Measures> {
     let (label, program) = &run.targets[target];
-    let server = Server::start(program, &run.directory, scenario.flags).await?;
+    let mut server = None;
+    let mut cluster = None;
+    let (endpoint, pid) = if scenario.needs == Needs::Cluster {
+        let members = Cluster::start(program, &run.directory, scenario.flags).await?;
+        let leader = members.leader().await?;
+        let endpoint = members.endpoints()[leader].to_owned();
+        cluster = Some(members);
+        (endpoint, None)
+    } else {
+        let started = Server::start(program, &run.directory, scenario.flags).await?;
+        let (endpoint, pid) = (started.endpoint.clone(), started.pid()?);
+        server = Some(started);
+        (endpoint, Some(pid))
+    };
     let profile = run.profiles.as_deref();
     let mut env = Env {
-        endpoint: server.endpoint.clone(),
-        pid: Some(server.pid()?),
-        server: Some(server),
+        endpoint,
+        pid,
+        server,
+        cluster,
         is_short: run.is_short,
         peak: *peak,
         stock_tool: arguments.stock_tool.clone(),
@@ -85,6 +100,9 @@ async fn measure(
     *peak = env.peak;
     if let Some(mut server) = env.server {
         server.stop().await?;
+    }
+    if let Some(cluster) = env.cluster {
+        cluster.finish()?;
     }
     Ok(measures)
 }

@@ -99,24 +99,35 @@ pub(super) async fn put_some(env: &Env, total: u64) -> Result<()> {
         .map(drop)
 }
 
-/// Warms up with a tenth of the load where that changes nothing, then measures all of it.
+/// The load of [`plan`] on the one server.
 async fn closed(env: &Env, operation: Operation, clients: u64, total: u64) -> Result<Measures> {
     let load = env.adjusted(plan(env, operation, clients, total));
+    let (outcome, cpu) = closed_over(env, &[&env.endpoint], &load).await?;
+    Ok(measured(&outcome, cpu))
+}
+
+/// Warms up with a tenth of the load where that changes nothing, then measures all of it, with the
+/// CPU time of the servers.
+pub(super) async fn closed_over(
+    env: &Env,
+    endpoints: &[&str],
+    load: &Load,
+) -> Result<(Outcome, Option<f64>)> {
     // An update's clients know the revisions of their objects only from their own answers.
-    if operation != Operation::Update {
+    if load.operation != Operation::Update {
         let warm_up = Load {
             total: load.total.div_ceil(10),
             seed: load.seed + 1,
             ..load.clone()
         };
-        load::run(&env.endpoint, &warm_up).await?;
+        load::run_over(endpoints, &warm_up).await?;
     }
     let meter = env.meter()?;
-    let outcome = load::run(&env.endpoint, &load).await?;
-    Ok(measured(&outcome, meter.stop()?))
+    let outcome = load::run_over(endpoints, load).await?;
+    Ok((outcome, meter.stop()?))
 }
 
-fn plan(env: &Env, operation: Operation, clients: u64, total: u64) -> Load {
+pub(super) fn plan(env: &Env, operation: Operation, clients: u64, total: u64) -> Load {
     /// Clients that share one connection.
     const PER_CONNECTION: u64 = 10;
     Load {
@@ -134,7 +145,7 @@ fn plan(env: &Env, operation: Operation, clients: u64, total: u64) -> Load {
 }
 
 /// Puts every object once, so that each get finds one.
-async fn fill(env: &Env) -> Result<()> {
+pub(super) async fn fill(env: &Env) -> Result<()> {
     let load = env.adjusted(plan(env, Operation::Put, 1, 1));
     let values = Values::new(load.value_size, env.seed);
     let value = |random: &mut _| values.pick(random);
@@ -143,7 +154,7 @@ async fn fill(env: &Env) -> Result<()> {
         .context("filling")
 }
 
-fn measured(outcome: &Outcome, cpu: Option<f64>) -> Measures {
+pub(super) fn measured(outcome: &Outcome, cpu: Option<f64>) -> Measures {
     let mut measures = vec![
         ("rate_per_s", outcome.rate()),
         ("p50_us", outcome.quantile(0.5)),

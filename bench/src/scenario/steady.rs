@@ -16,6 +16,8 @@ use crate::load::{self, Load, Operation, Outcome};
 /// Puts per second: a tenth of what etcd takes on two cores, so that the servers have room for the
 /// other work, and enough of them for a p99.
 const RATE: f64 = 2_000.0;
+/// The same of a cluster, whose three members share the two cores.
+const CLUSTER_RATE: f64 = 500.0;
 /// Puts that can wait for an answer at once: half a second's worth shows a stall in the latencies.
 const WAITING: u64 = 1_000;
 const CONNECTIONS: u64 = 10;
@@ -63,13 +65,18 @@ pub(super) fn compared(alone: &Outcome, beside: &Outcome) -> Measures {
 }
 
 fn plan(env: &Env, keys: u64, length: Duration, stop: Option<Arc<AtomicBool>>) -> Load {
+    let rate = if env.cluster.is_some() {
+        CLUSTER_RATE
+    } else {
+        RATE
+    };
     Load {
         operation: Operation::Put,
         clients: WAITING,
         connections: CONNECTIONS,
-        total: (RATE * length.as_secs_f64()) as u64,
+        total: (rate * length.as_secs_f64()) as u64,
         time_limit: length + LIMIT,
-        rate: Some(RATE),
+        rate: Some(rate),
         keys,
         value_size: VALUE,
         seed: env.seed ^ 0x57ea,
