@@ -49,7 +49,7 @@ passed=$((passed + $(cargo_sum passed)))
 skipped=$((skipped + $(cargo_sum ignored)))
 failed=$((failed + $(cargo_sum failed)))
 count_broken $status "$(cargo_sum failed)"
-# A minute: every load once, small; its figures mean nothing, but each operation must succeed.
+# A minute or two: every load once, small; its figures mean nothing, but each operation must succeed.
 check bench-short cargo run --locked -q -p trilith-bench -- run --short \
   --target "trilith=$TRILITH_BIN" --benchmark "$TRILITH_TOOLS/benchmark"
 check go-fmt scripts/go-fmt.sh
