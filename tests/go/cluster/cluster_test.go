@@ -158,6 +158,14 @@ func TestThePeerURLAnswersAsEtcd(t *testing.T) {
 	for i, program := range programs {
 		group := cluster.StartGroup(t, cluster.Three(program)...)
 		awaitVersion(t, group.PeerURL(0), "3.7.0")
+		// etcd brings its storage to the version of the cluster some time after.
+		for settled := context20s(t); !strings.Contains(
+			ask(t, http.MethodGet, group.PeerURL(0)+"/version"), `"storage":"3.7.0"`); {
+			if settled.Err() != nil {
+				t.Fatalf("%s does not bring its storage to the cluster's version", program.Name)
+			}
+			time.Sleep(10 * pollInterval)
+		}
 		for _, path := range []string{
 			"/", "/unknown", "/raft", "/raft/stream/message/1", "/raft/stream/other/1", "/version",
 			"/health", "/metrics",

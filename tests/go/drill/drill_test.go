@@ -188,7 +188,9 @@ func (d *desk) drill(quota int64, valueBytes int) {
 		"--physical", fmt.Sprint(revision)); code != 0 {
 		d.t.Fatalf("%s does not compact when it is full", d.member.Program.Name)
 	}
-	if compacted := d.status(); compacted.Status.InUse >= full.Status.InUse {
+	// Of a few pages, etcd may use as many after a compaction as before it.
+	compacted := d.status()
+	if quota > 1<<20 && compacted.Status.InUse >= full.Status.InUse {
 		d.t.Errorf("%s uses %d bytes before the compaction and %d after it", d.member.Program.Name,
 			full.Status.InUse, compacted.Status.InUse)
 	}
