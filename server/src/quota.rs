@@ -75,7 +75,7 @@ impl Quota {
     pub fn is_below(&self, percent: u64) -> bool {
         let is_below = |limit: u64| {
             let mark = u128::from(limit) * u128::from(percent) / 100;
-            u128::from(self.backend.sizes().total_bytes) < mark
+            u128::from(self.backend.total_bytes()) < mark
         };
         !self.disk_low.get() && self.limit().is_none_or(is_below)
     }
@@ -96,7 +96,7 @@ impl Quota {
         // The estimate is never far below the truth, and cheap; it is above it once RocksDB has
         // flushed by itself, so a refusal measures first.
         self.backend.total_bytes_estimate().saturating_add(added) < limit
-            || self.backend.sizes().total_bytes.saturating_add(added) < limit
+            || self.backend.total_bytes().saturating_add(added) < limit
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder for the test");
         let backend = Backend::open(dir.path(), &BackendOptions::default()).expect("a new state");
         let quota = |setting| Quota::new(backend.clone(), setting, DiskLow::default());
-        let size = i64::try_from(backend.sizes().total_bytes).expect("a new state is small");
+        let size = i64::try_from(backend.total_bytes()).expect("a new state is small");
         assert!(!quota(size + 269).admits(269, 0));
         assert!(quota(size + 270).admits(269, 0));
         assert!(

@@ -63,7 +63,7 @@ fn check(directory: &Path, wal_dir: Option<&Path>) -> Result<String, Box<dyn std
     let mut progress = Progress::new(
         Audience::Terminal,
         "reading the state",
-        backend.sizes().total_bytes,
+        backend.total_bytes(),
     );
     let Verified {
         keys,

@@ -148,7 +148,7 @@ impl Backend {
             handles.collect::<Result<Vec<_>, _>>().map(Handles)
         })?;
         let backend = Self::over(Engine::RocksDb(open));
-        backend.sizes();
+        backend.measure();
         Ok(backend)
     }
 
@@ -270,7 +270,7 @@ impl Backend {
         self.db()
             .flush_cfs_opt(handles, &options::flush())
             .map_err(|error| self.latch("flush the state", &error))?;
-        self.sizes();
+        self.measure();
         Ok(())
     }
 

@@ -42,7 +42,7 @@ impl Backend {
         for &family in Family::ALL {
             self.collect_blobs_up_to(family, options::BLOB_AGE_CUTOFF)?;
         }
-        self.sizes();
+        self.measure();
         self.check()?;
         ended
     }
@@ -78,13 +78,6 @@ impl Backend {
         }
         progress.finish();
         Ok(ControlFlow::Continue(()))
-    }
-
-    fn blob_bytes(&self, family: Family) -> u64 {
-        let value = self
-            .db()
-            .property_int_value_cf(self.handle(family), c"rocksdb.live-blob-file-size");
-        value.ok().flatten().unwrap_or(0)
     }
 
     /// Lets compactions rewrite blob files that are not younger than this part of them.

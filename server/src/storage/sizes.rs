@@ -35,22 +35,19 @@ impl Backend {
         if let Some(memory) = self.memory() {
             return memory.sizes();
         }
-        let unflushed = self.forget_flushed();
-        let mut files = 0;
+        let (files, unflushed) = self.measure();
         let mut in_use = 0;
         let mut rows = Rows::default();
         let tables = self.db().live_files().unwrap_or_default();
         for &family in Family::ALL {
-            let blobs = self.figure(family, c"rocksdb.live-blob-file-size");
+            let blobs = self.blob_bytes(family);
             let blob_garbage = self.figure(family, c"rocksdb.live-blob-file-garbage-size");
             let live = self.figure(family, ESTIMATE_LIVE_DATA_SIZE);
             let of = self.rows(family, &tables);
-            files += self.figure(family, LIVE_SST_FILES_SIZE) + blobs;
             in_use += of.kept_of(live + blobs.saturating_sub(blob_garbage));
             rows.all += of.all;
             rows.deletes += of.deletes;
         }
-        self.shared.files_bytes.store(files, Ordering::Relaxed);
         let total_bytes = files + unflushed;
         Sizes {
             total_bytes,
@@ -58,8 +55,18 @@ impl Backend {
         }
     }
 
-    /// `sizes().total_bytes`, cheap enough to ask for each request: files as of the last flush or
-    /// call of [`Backend::sizes`], and everything written since.
+    /// `sizes().total_bytes`, without what it takes to tell how much of it is in use.
+    pub fn total_bytes(&self) -> u64 {
+        #[cfg(feature = "simulation")]
+        if let Some(memory) = self.memory() {
+            return memory.sizes().total_bytes;
+        }
+        let (files, unflushed) = self.measure();
+        files + unflushed
+    }
+
+    /// [`Backend::total_bytes`], cheap enough to ask for each request: files as of the last flush
+    /// or measurement, and everything written since.
     pub fn total_bytes_estimate(&self) -> u64 {
         self.shared.files_bytes.load(Ordering::Relaxed)
             + self.shared.written_bytes.load(Ordering::Relaxed)
@@ -80,6 +87,19 @@ impl Backend {
             rows,
             bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
         }
+    }
+
+    /// Bytes of tables and blobs, which are noted for the estimate, and of what is unflushed.
+    pub(super) fn measure(&self) -> (u64, u64) {
+        let unflushed = self.forget_flushed();
+        let blobs = |&family| self.blob_bytes(family);
+        let files = self.sum(LIVE_SST_FILES_SIZE) + Family::ALL.iter().map(blobs).sum::<u64>();
+        self.shared.files_bytes.store(files, Ordering::Relaxed);
+        (files, unflushed)
+    }
+
+    pub(super) fn blob_bytes(&self, family: Family) -> u64 {
+        self.figure(family, c"rocksdb.live-blob-file-size")
     }
 
     /// Takes off what was flushed meanwhile, be it by RocksDB itself, and returns the bytes left.
