@@ -92,7 +92,7 @@ impl fmt::Debug for Progress {
 }
 
 /// How far `done` of about `total` is; never more than 99 before the end.
-fn percent(done: u64, total: u64) -> u64 {
+pub fn percent(done: u64, total: u64) -> u64 {
     let percent = u128::from(done) * 100 / u128::from(total.max(1));
     percent.min(99) as u64
 }
@@ -103,7 +103,7 @@ fn mib_per_second(bytes: u64, elapsed: Duration) -> u64 {
 }
 
 /// How long the rest takes at the rate so far.
-fn estimate(done: u64, total: u64, elapsed: Duration) -> Duration {
+pub fn estimate(done: u64, total: u64, elapsed: Duration) -> Duration {
     let left = total.saturating_sub(done) as f64;
     elapsed.mul_f64(left / done.max(1) as f64)
 }

@@ -222,19 +222,23 @@ impl Reconfigurer {
     }
 
     async fn make(&self, change: Change) -> Result<(), RequestError> {
-        let kind = match change {
-            Change::Add(_) | Change::Promote(_) => ConfChangeKind::AddNode,
-            Change::AddLearner(_) => ConfChangeKind::AddLearnerNode,
-            Change::Remove(_) => ConfChangeKind::RemoveNode,
-            Change::Update(_) => ConfChangeKind::UpdateNode,
-        };
-        let change = ConfChange {
-            id: 0,
-            kind,
-            member: change.id(),
-            context: change.context(),
-        };
-        self.proposer.change_members(change).await
+        self.proposer.change_members(conf_change(&change)).await
+    }
+}
+
+/// A change as raft is asked for it; its id is given where it is proposed.
+pub fn conf_change(change: &Change) -> ConfChange {
+    let kind = match change {
+        Change::Add(_) | Change::Promote(_) => ConfChangeKind::AddNode,
+        Change::AddLearner(_) => ConfChangeKind::AddLearnerNode,
+        Change::Remove(_) => ConfChangeKind::RemoveNode,
+        Change::Update(_) => ConfChangeKind::UpdateNode,
+    };
+    ConfChange {
+        id: 0,
+        kind,
+        member: change.id(),
+        context: change.context(),
     }
 }
 

@@ -101,6 +101,25 @@ pub struct State {
     pub membership: Membership,
 }
 
+impl State {
+    /// Reads what lives in memory beside its rows. `min_ttl` is the shortest time to live that is
+    /// granted, in seconds, `max_learners` how many learners are let in.
+    ///
+    /// # Errors
+    ///
+    /// When rows cannot be read.
+    pub fn load(store: Store, min_ttl: i64, max_learners: usize) -> Result<Self, StorageError> {
+        let view = store.read().view().clone();
+        Ok(Self {
+            lessor: Lessor::load(&view, min_ttl)?,
+            alarms: Alarms::load(&view)?,
+            auth: AuthStore::load(&view)?,
+            membership: Membership::load(&view, max_learners)?,
+            store,
+        })
+    }
+}
+
 /// Carries a membership change to the raft core and brings back its encoded `ConfState`.
 pub trait ConfChanger: Send {
     /// Applies the encoded `ConfChange`; `None` when membership rules refused it, so that raft only

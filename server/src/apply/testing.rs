@@ -3,10 +3,7 @@
 use tempfile::TempDir;
 
 use super::State;
-use crate::alarm::Alarms;
 use crate::auth::AuthStore;
-use crate::cluster::Membership;
-use crate::lease::Lessor;
 use crate::mvcc::{RevisionEvents, Round, Store};
 use crate::storage::{Backend, BackendOptions};
 
@@ -21,15 +18,8 @@ impl Fixture {
         let dir = tempfile::tempdir().expect("a folder for the test");
         let backend = Backend::open(dir.path(), &BackendOptions::default()).expect("a new state");
         AuthStore::begin(&backend).expect("a new state");
-        let store = Store::open(backend.clone()).expect("a new store");
-        let view = backend.view();
-        let state = State {
-            store,
-            lessor: Lessor::load(&view, 2).expect("no leases yet"),
-            alarms: Alarms::load(&view).expect("no alarms yet"),
-            auth: AuthStore::load(&view).expect("no users yet"),
-            membership: Membership::load(&view, 1).expect("no members yet"),
-        };
+        let store = Store::open(backend).expect("a new store");
+        let state = State::load(store, 2, 1).expect("a new state");
         state.lessor.promote(std::time::Duration::ZERO);
         Self { state, _dir: dir }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::check::{DIRECTORY, member_in};
 use super::status_text::{self, Format};
-use super::{BAD_FORMAT, ERROR, Printed, failed};
+use super::{BAD_FORMAT, ERROR, Printed, failed, text};
 use crate::ids::Revision;
 use crate::mvcc::{self, KvHash};
 use crate::storage::Backend;
@@ -34,14 +34,13 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Printed {
-    let text = |name| matches.get_one::<String>(name).map_or("", String::as_str);
-    let format = match Format::parse(text(FORMAT)) {
+    let format = match Format::parse(text(matches, FORMAT)) {
         Ok(format) => format,
         Err(error) => return failed(BAD_FORMAT, error),
     };
     let revision = matches.get_one::<i64>(REVISION).copied();
     let revision = Revision::new(revision.unwrap_or_default());
-    match hash(Path::new(text(DIRECTORY)), revision) {
+    match hash(Path::new(text(matches, DIRECTORY)), revision) {
         Ok(hash) => Printed {
             stdout: written(format, &hash),
             ..Printed::default()

@@ -83,6 +83,11 @@ fn failed(code: u8, error: impl std::fmt::Display) -> Printed {
     }
 }
 
+/// What a flag or argument was given; empty without.
+fn text<'a>(matches: &'a ArgMatches, flag: &str) -> &'a str {
+    matches.get_one::<String>(flag).map_or("", String::as_str)
+}
+
 const COMMANDS: [&str; 3] = [check::NAME, hashkv::NAME, snapshot::NAME];
 
 /// etcdutl's exit codes.

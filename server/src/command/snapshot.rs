@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::status_text::Format;
-use super::{BAD_ARGUMENTS, BAD_FORMAT, ERROR, Printed, failed};
+use super::{BAD_ARGUMENTS, BAD_FORMAT, ERROR, Printed, failed, text};
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
 use crate::config::{self, Config, Stop};
 use crate::import::{Restore, SnapshotFile};
@@ -169,10 +169,6 @@ fn restore_member(
 }
 
 /// A flag's value; clap has seen to it that flags with a default have one.
-fn text<'a>(matches: &'a ArgMatches, flag: &str) -> &'a str {
-    matches.get_one::<String>(flag).map_or("", String::as_str)
-}
-
 const FILE: &str = "filename";
 const FORMAT: &str = "write-out";
 const BUMP: &str = "bump-revision";

@@ -108,22 +108,13 @@ impl Checks {
     /// One periodic check; its suspect, if it has one.
     async fn check_current(&self) -> Result<Option<MemberId>, String> {
         let told = |error: MvccError| error.to_string();
-        let first = self
-            .hasher
-            .hashing
-            .kv(Revision::default())
-            .await
-            .map_err(told)?;
+        let current = || self.hasher.hashing.kv(Revision::default());
+        let first = current().await.map_err(told)?;
         let peers = self.hasher.peers_at(first.revision).await;
         // Whatever the others had applied when they answered is applied here after this.
         let caught_up = self.reader.linearizable().await;
         caught_up.map_err(|error| error.to_string())?;
-        let second = self
-            .hasher
-            .hashing
-            .kv(Revision::default())
-            .await
-            .map_err(told)?;
+        let second = current().await.map_err(told)?;
         Ok(periodic::suspect(self.hasher.id, &first, &second, &peers))
     }
 

@@ -13,7 +13,7 @@ use crate::ids::{Index, Revision};
 use crate::member::MemberHandle;
 use crate::mvcc::compaction::{self, CompactionOptions, CompactionReport};
 use crate::mvcc::{MvccError, Store};
-use crate::progress::LOG_EVERY;
+use crate::progress::{LOG_EVERY, estimate, percent};
 use crate::storage::{Backend, FlushPolicy};
 
 /// Flushes the state in time and lets the log forget what the flushed state holds.
@@ -186,15 +186,14 @@ impl Course {
             return;
         }
         self.told = now;
-        let done = (at.get() - from.get()) as f64;
-        let left = (self.target.get() - at.get()) as f64;
-        let per_second = done / (now - since).as_secs_f64().max(f64::MIN_POSITIVE);
+        let revisions = |to: Revision| to.get().abs_diff(from.get());
+        let (done, total, took) = (revisions(at), revisions(self.target), now - since);
         tracing::info!(
             "compact-revision" = self.target.get(),
             revision = at.get(),
-            percent = (100.0 * done / (done + left).max(1.0)) as u64,
-            "revisions-per-second" = per_second as u64,
-            "seconds-left" = (left / per_second.max(1.0)) as u64,
+            percent = percent(done, total),
+            "revisions-per-second" = (done as f64 / took.as_secs_f64()) as u64,
+            "seconds-left" = estimate(done, total, took).as_secs(),
             "scheduled compaction goes on"
         );
     }

@@ -155,7 +155,7 @@ fn version(state: &State, request: &Request<Bytes>) -> Response<Bytes> {
     json(&versions)
 }
 
-fn not_allowed(allowed: &'static str) -> Response<Bytes> {
+pub(super) fn not_allowed(allowed: &'static str) -> Response<Bytes> {
     let mut answer = peer::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     let allowed = HeaderValue::from_static(allowed);
     answer.headers_mut().insert(ALLOW, allowed);

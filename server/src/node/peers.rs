@@ -37,9 +37,7 @@ impl PeerRuntime {
         let runtime = self.runtime.as_ref();
         runtime.expect("it is given up only when dropped").handle()
     }
-}
 
-impl PeerRuntime {
     /// Ends all that runs on it. Blocks: not for async threads.
     pub(super) fn end(mut self) {
         if let Some(runtime) = self.runtime.take() {

@@ -28,11 +28,8 @@ use super::run::Sockets;
 use super::sink::{Sink, ToRaft};
 use super::snapshots::{LogHold, SnapshotSender};
 use super::without_room;
-use crate::alarm::Alarms;
 use crate::api::{ConnectionSettings, HeaderSource, SpaceGuard};
 use crate::apply::{Applied, Applier, Entry, State};
-use crate::auth::AuthStore;
-use crate::cluster::Membership;
 use crate::compactor::{AutoCompactor, Retention};
 use crate::config::duration::go_duration;
 use crate::config::{AutoCompaction, Config};
@@ -40,7 +37,7 @@ use crate::corruption::Hasher;
 use crate::expiry::Expiry;
 use crate::ids::{MemberId, RequestId, Revision};
 use crate::leadership::Leadership;
-use crate::lease::{Lessor, min_ttl};
+use crate::lease::min_ttl;
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
 use crate::mvcc::Store;
 use crate::mvcc::compaction::CompactionOptions;
@@ -397,19 +394,13 @@ impl Node {
 
 /// The replicated state that lives in memory beside its rows.
 fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
-    let view = store.read().view().clone();
     let ticks = u32::try_from(config.election_ticks()).expect("at most 50,000 ticks");
-    let lessor = Lessor::load(&view, min_ttl(ticks, config.heartbeat_interval))?;
+    let min_ttl = min_ttl(ticks, config.heartbeat_interval);
+    let state = State::load(store.clone(), min_ttl, config.max_learners)?;
     if config.feature_gates.lease_checkpoint {
-        lessor.enable_checkpoints();
+        state.lessor.enable_checkpoints();
     }
-    Ok(State {
-        lessor,
-        alarms: Alarms::load(&view)?,
-        auth: AuthStore::load(&view)?,
-        membership: Membership::load(&view, config.max_learners)?,
-        store: store.clone(),
-    })
+    Ok(state)
 }
 
 fn space_guard(

@@ -1,9 +1,10 @@
 //! What members ask about each other's state: its hash, and whether a downgrade is under way.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
+use super::endpoints::not_allowed;
 use crate::cluster::Membership;
 use crate::corruption::{
     CLUSTER_ID_MISMATCH, COMPACTED, FUTURE_REVISION, HashAnswer, HashHeader, HashQuestion,
@@ -11,7 +12,7 @@ use crate::corruption::{
 use crate::hashing::Hashing;
 use crate::ids::{ClusterId, Revision};
 use crate::mvcc::MvccError;
-use crate::peer;
+use crate::peer::{self, CLUSTER_ID};
 use crate::read::Reader;
 
 /// The part of the state that is asked about.
@@ -31,7 +32,7 @@ impl Asked {
     /// The hash at a revision, by which members find out whether their data are the same.
     pub(super) async fn hash_kv(&self, request: &Request<Bytes>) -> Response<Bytes> {
         if request.method() != Method::GET {
-            return only_get();
+            return not_allowed("GET");
         }
         let theirs = request.headers().get(CLUSTER_ID).map(HeaderValue::as_bytes);
         let own = self.cluster_id.to_string();
@@ -70,7 +71,7 @@ impl Asked {
     /// Whether a downgrade is under way, which a member asks that wants to join.
     pub(super) async fn downgrade_enabled(&self, request: &Request<Bytes>) -> Response<Bytes> {
         if request.method() != Method::GET {
-            return only_get();
+            return not_allowed("GET");
         }
         if let Err(error) = self.reader.linearizable().await {
             let text = format!("failed linearized read: {error}");
@@ -93,14 +94,6 @@ impl Asked {
     }
 }
 
-fn only_get() -> Response<Bytes> {
-    let mut answer = peer::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-    answer
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static("GET"));
-    answer
-}
-
 /// What etcd says to members, which is not what it says to clients.
 fn text(error: &MvccError) -> String {
     match error {
@@ -112,5 +105,3 @@ fn text(error: &MvccError) -> String {
 
 /// Where the downgrade is asked for.
 pub(super) const DOWNGRADE_PATH: &str = "/downgrade/enabled";
-
-const CLUSTER_ID: &str = "x-etcd-cluster-id";

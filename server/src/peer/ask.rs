@@ -118,12 +118,20 @@ impl Peers {
         for (name, value) in &self.shared.own.headers() {
             head.headers.insert(name, value.clone());
         }
-        let request = Request::from_parts(head, Full::new(body));
-        let answer = connection.send(request, wait).await?;
-        let (head, body) = answer.into_parts();
-        let body = dial::read_up_to(ANSWER_BYTES_MAX, body, wait).await?;
-        Ok(Response::from_parts(head, body))
+        exchange(connection, Request::from_parts(head, body), wait).await
     }
+}
+
+/// One question and its whole answer.
+async fn exchange(
+    connection: &mut Connection,
+    request: Request<Bytes>,
+    wait: Duration,
+) -> Result<Response<Bytes>, AskError> {
+    let answer = connection.send(request.map(Full::new), wait).await?;
+    let (head, body) = answer.into_parts();
+    let body = dial::read_up_to(ANSWER_BYTES_MAX, body, wait).await?;
+    Ok(Response::from_parts(head, body))
 }
 
 /// Asks whoever is at a peer URL, who need not know this member, at most for as long as `wait`.
@@ -141,16 +149,15 @@ pub async fn get(
         read: wait,
         write: wait,
     };
-    let mut connection: Connection = Connection::open(url, &timeouts).await?;
-    let mut request = Request::new(Full::<Bytes>::default());
+    let mut connection = Connection::open(url, &timeouts).await?;
+    let mut request = Request::new(Bytes::new());
     *request.uri_mut() = Uri::from_static(path);
-    let answer = connection.send(request, wait).await?;
-    let (head, body) = answer.into_parts();
-    let body = dial::read_up_to(ANSWER_BYTES_MAX, body, wait).await?;
-    if head.status != StatusCode::OK {
-        return Err(AskError::Connection(format!("it answers {}", head.status)));
+    let answer = exchange(&mut connection, request, wait).await?;
+    if answer.status() != StatusCode::OK {
+        let text = format!("it answers {}", answer.status());
+        return Err(AskError::Connection(text));
     }
-    Ok(Response::from_parts(head, body))
+    Ok(answer)
 }
 
 async fn open(peer: &Peer, timeouts: &PeerTimeouts) -> Result<Connection, AskError> {

@@ -15,14 +15,13 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use trilith_proto::raftpb;
-use trilith_server::alarm::Alarms;
 use trilith_server::apply::{Applied, Applier, Entry, Payload, State};
 use trilith_server::auth::AuthStore;
 use trilith_server::cluster::Membership;
 use trilith_server::expiry::Expiry;
 use trilith_server::ids::MemberId;
 use trilith_server::leadership::Leadership;
-use trilith_server::lease::{Lessor, min_ttl};
+use trilith_server::lease::min_ttl;
 use trilith_server::member::{
     ApplyWork, ConfState, EntryKind, FakeDisk, MemberHandle, MemberOptions, MemberStatus,
     SteppedMember,
@@ -168,20 +167,13 @@ impl Node {
         let backend = Backend::open_in_memory(&self.state);
         AuthStore::begin(&backend).map_err(text)?;
         let store = Store::open(backend).map_err(text)?;
-        let view = store.read().view().clone();
         let ticks = u32::try_from(settings.election_ticks).expect("few ticks");
-        let heartbeat = Duration::from_micros(settings.heartbeat);
-        let lessor = Lessor::load(&view, min_ttl(ticks, heartbeat)).map_err(text)?;
+        let min_ttl = min_ttl(ticks, Duration::from_micros(settings.heartbeat));
+        let state = State::load(store, min_ttl, 1).map_err(text)?;
         if settings.checkpoints {
-            lessor.enable_checkpoints();
+            state.lessor.enable_checkpoints();
         }
-        Ok(State {
-            store,
-            lessor,
-            alarms: Alarms::load(&view).map_err(text)?,
-            auth: AuthStore::load(&view).map_err(text)?,
-            membership: Membership::load(&view, 1).map_err(text)?,
-        })
+        Ok(state)
     }
 
     fn conf_state(&self, store: &Store) -> Result<Option<ConfState>, String> {

@@ -3,7 +3,7 @@
 use rand::Rng;
 use trilith_server::cluster::{Change, Member};
 use trilith_server::ids::MemberId;
-use trilith_server::member::{ConfChange, ConfChangeKind};
+use trilith_server::reconfigure::conf_change;
 
 use crate::client::Outcome;
 use crate::world::{Check, Event, World};
@@ -24,18 +24,7 @@ impl World {
             let after = self.rng.random_range(0..2_000_000);
             self.schedule(after, Event::Boot(subject));
         }
-        let kind = match change {
-            Change::Add(_) | Change::Promote(_) => ConfChangeKind::AddNode,
-            Change::AddLearner(_) => ConfChangeKind::AddLearnerNode,
-            Change::Remove(_) => ConfChangeKind::RemoveNode,
-            Change::Update(_) => ConfChangeKind::UpdateNode,
-        };
-        let change = ConfChange {
-            id: 0,
-            kind,
-            member: change.id(),
-            context: change.context(),
-        };
+        let change = conf_change(&change);
         self.with(asked, |running| {
             let proposer = running.proposer.clone();
             running.spawn(NOBODYS, async move {
