@@ -31,6 +31,24 @@ func context20s(t *testing.T) context.Context {
 	return ctx
 }
 
+// await waits until something holds; what says what is missing when it never does.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for ctx := context20s(t); !holds(); time.Sleep(pollInterval) {
+		if ctx.Err() != nil {
+			t.Fatal(what)
+		}
+	}
+}
+
+// sameHashes holds the data of all members that run against each other.
+func sameHashes(t *testing.T, group *cluster.Group) {
+	t.Helper()
+	if err := group.SameHashes(context20s(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // put writes until it is acknowledged: a call that meets an election may fail.
 func put(t *testing.T, connection *grpc.ClientConn, key, value string) {
 	t.Helper()
@@ -89,9 +107,7 @@ func TestEveryMemberServes(t *testing.T) {
 			expect(t, other.Dial(), fmt.Sprint("key", i), fmt.Sprint("value", i))
 		}
 	}
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 }
 
 func TestStockToolsSeeTheCluster(t *testing.T) {
@@ -146,9 +162,7 @@ func TestAMajorityGoesOnAndTheThirdCatchesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, leader.Dial(), "without49", "x")
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 }
 
 // What is asked of a member on its peer URL is answered as etcd answers it.
@@ -159,13 +173,10 @@ func TestThePeerURLAnswersAsEtcd(t *testing.T) {
 		group := cluster.StartGroup(t, cluster.Three(program)...)
 		awaitVersion(t, group.PeerURL(0), "3.7.0")
 		// etcd brings its storage to the version of the cluster some time after.
-		for settled := context20s(t); !strings.Contains(
-			ask(t, http.MethodGet, group.PeerURL(0)+"/version"), `"storage":"3.7.0"`); {
-			if settled.Err() != nil {
-				t.Fatalf("%s does not bring its storage to the cluster's version", program.Name)
-			}
-			time.Sleep(10 * pollInterval)
-		}
+		await(t, program.Name+" does not bring its storage to the cluster's version", func() bool {
+			answer := ask(t, http.MethodGet, group.PeerURL(0)+"/version")
+			return strings.Contains(answer, `"storage":"3.7.0"`)
+		})
 		for _, path := range []string{
 			"/", "/unknown", "/raft", "/raft/stream/message/1", "/raft/stream/other/1", "/version",
 			"/health", "/metrics",

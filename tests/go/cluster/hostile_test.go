@@ -42,9 +42,7 @@ func TestHostilePeersDoNoHarm(t *testing.T) {
 	for _, member := range group.Members {
 		expect(t, member.Dial(), "after", "x")
 	}
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 	if after, err := target.ResidentBytes(); err != nil || after > before+128<<20 {
 		t.Errorf("resident memory went from %d to %d bytes (%v)", before, after, err)
 	}
@@ -83,7 +81,5 @@ func TestAPeerThatAnswersNonsenseIsLeftAlone(t *testing.T) {
 	}
 	group.Leader()
 	put(t, group.Dial(), "key", "value")
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 }

@@ -42,13 +42,7 @@ func cutLogs(t *testing.T, group *cluster.Group, members ...*cluster.Member) {
 		if err := member.Run(); err != nil {
 			t.Fatal(err)
 		}
-		ctx := context20s(t)
-		for cuts(member) == before {
-			if ctx.Err() != nil {
-				t.Fatal("the member does not cut its log")
-			}
-			time.Sleep(pollInterval)
-		}
+		await(t, "the member does not cut its log", func() bool { return cuts(member) != before })
 	}
 	group.LeaderAmong(members)
 }
@@ -93,9 +87,7 @@ func TestAMemberThatWasAwayTooLongCatchesUpBySnapshot(t *testing.T) {
 				t.Fatal(err)
 			}
 			expect(t, away.Dial(), "without49", "299")
-			if err := group.SameHashes(context20s(t)); err != nil {
-				t.Fatal(err)
-			}
+			sameHashes(t, group)
 			if got := installs(away); got != 1 {
 				t.Errorf("the member has applied %d snapshots", got)
 			}
@@ -105,9 +97,7 @@ func TestAMemberThatWasAwayTooLongCatchesUpBySnapshot(t *testing.T) {
 			}
 			lead(t, group, away)
 			put(t, away.Dial(), "led", "by the member that was away")
-			if err := group.SameHashes(context20s(t)); err != nil {
-				t.Fatal(err)
-			}
+			sameHashes(t, group)
 		})
 	}
 }
@@ -176,18 +166,12 @@ func TestDamagedSnapshotsAreRefusedAndChangeNothing(t *testing.T) {
 	}
 	post.cutOff(ahead, file)
 	incoming := filepath.Join(target.DataDir, "member", "incoming")
-	for ctx := context20s(t); ; time.Sleep(pollInterval) {
-		if _, err := os.Stat(incoming); os.IsNotExist(err) {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatal("what came of a snapshot is still there")
-		}
-	}
+	await(t, "what came of a snapshot is still there", func() bool {
+		_, err := os.Stat(incoming)
+		return os.IsNotExist(err)
+	})
 	put(t, target.Dial(), "after", "x")
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 	if got := installs(target); got != 0 {
 		t.Errorf("the member has applied %d snapshots", got)
 	}
@@ -315,9 +299,7 @@ func TestAMemberIsKilledWhileItTakesOverASnapshot(t *testing.T) {
 		t.Errorf("only %d of %d kills came while it took over a snapshot", reached, rounds)
 	}
 	put(t, victim.Dial(), "after", "all")
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 	if err := victim.Stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -123,17 +123,13 @@ func TestAMemberJoinsARunningCluster(t *testing.T) {
 				joiner := grow(t, group, cluster.Subject(t), asLearner)
 				expect(t, joiner.Dial(), "key49", "299")
 				put(t, joiner.Dial(), "by", "the joiner")
-				if err := group.SameHashes(context20s(t)); err != nil {
-					t.Fatal(err)
-				}
+				sameHashes(t, group)
 				if installs(joiner) == 0 {
 					t.Error("the member has joined without a snapshot")
 				}
 				lead(t, group, joiner)
 				put(t, group.Members[0].Dial(), "under", "the joiner")
-				if err := group.SameHashes(context20s(t)); err != nil {
-					t.Fatal(err)
-				}
+				sameHashes(t, group)
 				// What it has is there again after a kill.
 				joiner.Kill()
 				if err := joiner.Run(); err != nil {
@@ -162,21 +158,16 @@ func TestAMemberJoinsByTheLogAlone(t *testing.T) {
 		if err := joiner.Launch(); err != nil {
 			t.Fatal(err)
 		}
-		for ctx := context20s(t); strings.Count(joiner.Log(), station) == before; {
-			if ctx.Err() != nil {
-				t.Fatalf("the member never says %q", station)
-			}
-			time.Sleep(pollInterval)
-		}
+		await(t, fmt.Sprintf("the member never says %q", station), func() bool {
+			return strings.Count(joiner.Log(), station) != before
+		})
 		joiner.Kill()
 	}
 	if err := joiner.Run(); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, joiner.Dial(), "key", "value")
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 }
 
 // A member that has lost its data is replaced: the old one is removed, and a new one joins. It cannot
@@ -198,9 +189,7 @@ func TestAWipedMemberIsReplaced(t *testing.T) {
 		shrink(t, group, wiped)
 		joiner := grow(t, group, program, false)
 		expect(t, joiner.Dial(), "key49", "299")
-		if err := group.SameHashes(context20s(t)); err != nil {
-			t.Fatal(err)
-		}
+		sameHashes(t, group)
 	}
 	compare(t, refusals)
 }

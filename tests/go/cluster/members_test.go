@@ -227,7 +227,5 @@ func TestAMemberOfEtcdsJoins(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, joiner.Dial(), "before", "it joins")
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 }

@@ -32,16 +32,12 @@ func TestMixedClusters(t *testing.T) {
 						put(t, other.Dial(), key, "x")
 					}
 				}
-				if err := group.SameHashes(context20s(t)); err != nil {
-					t.Fatal(err)
-				}
+				sameHashes(t, group)
 				if err := group.Run(); err != nil {
 					t.Fatal(err)
 				}
 				expect(t, member.Dial(), fmt.Sprintf("without%d/%d", lost, (lost+1)%3), "x")
-				if err := group.SameHashes(context20s(t)); err != nil {
-					t.Fatal(err)
-				}
+				sameHashes(t, group)
 			}
 		})
 	}
@@ -91,9 +87,7 @@ func TestEtcdCatchesUpBySnapshot(t *testing.T) {
 	if err != nil || len(leases.Leases) != 1 || leases.Leases[0].ID != 7 {
 		t.Errorf("the leases are %v (%v)", leases, err)
 	}
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 	if !strings.Contains(away.Log(), "applied snapshot") {
 		t.Errorf("the member came back without a snapshot:\n%s", away.Log())
 	}

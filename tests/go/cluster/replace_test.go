@@ -74,9 +74,7 @@ func TestAllMembersAreReplacedOneByOneUnderLoad(t *testing.T) {
 
 func same(t *testing.T, group *cluster.Group) {
 	t.Helper()
-	if err := group.SameHashes(context20s(t)); err != nil {
-		t.Fatal(err)
-	}
+	sameHashes(t, group)
 	for _, member := range group.Members {
 		if log := member.Log(); strings.Contains(log, "found data inconsistency") || strings.Contains(log, "CORRUPT") {
 			t.Fatalf("%s has found a difference:\n%s", member.Name, log)
