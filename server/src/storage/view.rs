@@ -131,16 +131,7 @@ impl View {
         direction: Direction,
         fill_cache: bool,
     ) -> Rows<'_> {
-        let pinned = match &self.moment {
-            Moment::RocksDb(pinned) => pinned,
-            #[cfg(feature = "simulation")]
-            Moment::Memory(content) => {
-                let lower = (direction == Direction::Reverse).then_some(lower);
-                return Rows::Memory(MemoryRows::new(content, family, lower, upper));
-            }
-        };
         let mut read = ReadOptions::default();
-        pinned.with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
         read.fill_cache(fill_cache);
         if !fill_cache {
             read.set_readahead_size(READAHEAD_BYTES);
@@ -151,11 +142,19 @@ impl View {
         if let Some(upper) = upper {
             read.set_iterate_upper_bound(upper);
         }
-        let backend = pinned.borrow_owner();
-        let rows = backend
-            .db()
-            .raw_iterator_cf_opt(backend.handle(family), read);
-        Rows::RocksDb(rows)
+        match &self.moment {
+            Moment::RocksDb(pinned) => {
+                pinned.with_dependent(|_, pinned| read.set_snapshot(&pinned.snapshot));
+                let backend = pinned.borrow_owner();
+                let family = backend.handle(family);
+                Rows::RocksDb(backend.db().raw_iterator_cf_opt(family, read))
+            }
+            #[cfg(feature = "simulation")]
+            Moment::Memory(content) => {
+                let lower = (direction == Direction::Reverse).then_some(lower);
+                Rows::Memory(MemoryRows::new(content, family, lower, upper))
+            }
+        }
     }
 }
 
