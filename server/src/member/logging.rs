@@ -17,29 +17,42 @@ impl Drain for ToTracing {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         use slog::Level;
-        let mut fields = Fields(String::new());
-        // The serializer only appends to a string, which does not fail.
-        let _ = record.kv().serialize(record, &mut fields);
-        let _ = values.serialize(record, &mut fields);
-        let (message, fields) = (record.msg(), fields.0.trim_end());
+        // Written out only for a level that is logged: raft-rs passes whole messages along with
+        // records that hardly anybody wants.
+        let (message, fields) = (record.msg(), Fields(record, values));
         match record.level() {
-            Level::Critical | Level::Error => tracing::error!(target: "raft", fields, "{message}"),
-            Level::Warning => tracing::warn!(target: "raft", fields, "{message}"),
-            Level::Info => tracing::info!(target: "raft", fields, "{message}"),
-            Level::Debug => tracing::debug!(target: "raft", fields, "{message}"),
-            Level::Trace => tracing::trace!(target: "raft", fields, "{message}"),
+            Level::Critical | Level::Error => tracing::error!(target: "raft", %fields, "{message}"),
+            Level::Warning => tracing::warn!(target: "raft", %fields, "{message}"),
+            Level::Info => tracing::info!(target: "raft", %fields, "{message}"),
+            Level::Debug => tracing::debug!(target: "raft", %fields, "{message}"),
+            Level::Trace => tracing::trace!(target: "raft", %fields, "{message}"),
         }
         Ok(())
     }
 }
 
-/// Collects `key=value` pairs.
-struct Fields(String);
+/// What a record has beside its message, as `key=value` pairs.
+struct Fields<'a>(&'a Record<'a>, &'a OwnedKVList);
 
-impl Serializer for Fields {
+impl fmt::Display for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(record, values) = *self;
+        let mut pairs = Pairs { to: f, between: "" };
+        let written = record.kv().serialize(record, &mut pairs);
+        let written = written.and_then(|()| values.serialize(record, &mut pairs));
+        written.map_err(|_failed| fmt::Error)
+    }
+}
+
+struct Pairs<'a, 'b> {
+    to: &'a mut fmt::Formatter<'b>,
+    between: &'static str,
+}
+
+impl Serializer for Pairs<'_, '_> {
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        use fmt::Write;
-        write!(self.0, "{key}={value} ")?;
+        write!(self.to, "{}{key}={value}", self.between)?;
+        self.between = " ";
         Ok(())
     }
 }
