@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::error::RequestError;
@@ -28,6 +28,8 @@ struct Shared {
     member: MemberHandle,
     applied: Arc<AppliedWait>,
     rounds: Mutex<Rounds>,
+    /// A round was asked for.
+    asked: Notify,
     timeout: Duration,
 }
 
@@ -51,6 +53,7 @@ impl Reader {
                 member,
                 applied,
                 rounds,
+                asked: Notify::new(),
                 timeout,
             }),
         }
@@ -108,14 +111,21 @@ impl Reader {
         rounds.next.clear();
     }
 
-    /// Asks again when the round under way got no answer for [`RETRY_AFTER`].
-    pub fn tick(&self, now: Instant) {
+    /// Returns once a round was asked for since the last time: from then on [`Self::tick`] is to be
+    /// called. For one caller.
+    pub async fn asked(&self) {
+        self.shared.asked.notified().await;
+    }
+
+    /// Asks again when the round under way got no answer for [`RETRY_AFTER`]. False if none is
+    /// under way.
+    pub fn tick(&self, now: Instant) -> bool {
         let mut rounds = self.shared.rounds.lock();
         let Some((asked_at, readers)) = &mut rounds.asked else {
-            return;
+            return false;
         };
         if now.duration_since(*asked_at) < RETRY_AFTER {
-            return;
+            return true;
         }
         readers.retain(|reader| !reader.is_closed());
         let waiting = std::mem::take(readers);
@@ -124,6 +134,7 @@ impl Reader {
         if !rounds.next.is_empty() {
             self.ask(&mut rounds);
         }
+        rounds.asked.is_some()
     }
 
     /// Starts a round for all who wait.
@@ -134,6 +145,7 @@ impl Reader {
         rounds.asked = Some((Instant::now(), std::mem::take(&mut rounds.next)));
         // A queue that is full is asked again by the next tick, under a new context.
         let _refused = self.shared.member.read_index(rounds.context);
+        self.shared.asked.notify_one();
     }
 }
 

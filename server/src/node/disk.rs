@@ -82,12 +82,9 @@ impl Disks {
         })
     }
 
-    /// Looks at the disks for as long as it is polled.
+    /// Looks at the disks for as long as it is polled, the more often the less room there is.
     pub(super) async fn watch(self, space: SpaceGuard) {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            look.tick().await;
             let low = self.places.iter().find(|place| place.is_low());
             let was_low = self.low.get();
             self.low.set(low.is_some());
@@ -109,6 +106,8 @@ impl Disks {
                     }
                 }
             }
+            let pause = self.places.iter().map(Place::look_after).min();
+            tokio::time::sleep(pause.unwrap_or(LOOK_AFTER_MAX)).await;
         }
     }
 
@@ -142,6 +141,11 @@ impl Place {
         room(&self.directory).is_ok_and(Room::is_low)
     }
 
+    /// When to look again.
+    fn look_after(&self) -> Duration {
+        room(&self.directory).map_or(LOOK_AFTER_MIN, Room::look_after)
+    }
+
     /// Puts room aside, if there is plenty and it was not done before.
     fn make_reserve(&self) -> io::Result<()> {
         let room = room(&self.directory)?;
@@ -162,7 +166,18 @@ impl Place {
 
 impl Room {
     fn is_low(self) -> bool {
-        self.free < (self.total / LOW_SHARE).clamp(LOW_BYTES_MIN, LOW_BYTES_MAX)
+        self.free < self.low_below()
+    }
+
+    fn low_below(self) -> u64 {
+        (self.total / LOW_SHARE).clamp(LOW_BYTES_MIN, LOW_BYTES_MAX)
+    }
+
+    /// Nobody fills it sooner than that.
+    fn look_after(self) -> Duration {
+        let spare = self.free.saturating_sub(self.low_below());
+        let millis = spare / FILLED_PER_MILLI;
+        Duration::from_millis(millis).clamp(LOOK_AFTER_MIN, LOOK_AFTER_MAX)
     }
 }
 
@@ -199,7 +214,14 @@ const LOW_BYTES_MIN: u64 = 64 << 20;
 const LOW_BYTES_MAX: u64 = 1 << 30;
 
 /// What a fast client writes in between is a fraction of [`LOW_BYTES_MIN`].
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_AFTER_MIN: Duration = Duration::from_millis(50);
+
+/// A disk with room for all that is written in this time is looked at no more often: that would be
+/// most of what an idle member does.
+const LOOK_AFTER_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes in a millisecond, 4 GiB in a second: more than a disk of today takes.
+const FILLED_PER_MILLI: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -212,6 +234,22 @@ mod tests {
         assert!(low(400 * mib, 63 * mib) && !low(400 * mib, 64 * mib));
         assert!(low(10 * gib, 511 * mib) && !low(10 * gib, 513 * mib));
         assert!(low(1000 * gib, gib - 1) && !low(1000 * gib, gib));
+    }
+
+    #[test]
+    fn the_less_room_the_sooner_it_is_looked_at_again() {
+        let gib = 1_u64 << 30;
+        let after = |free: u64| {
+            Room {
+                total: 100 * gib,
+                free,
+            }
+            .look_after()
+        };
+        assert_eq!(after(0), LOOK_AFTER_MIN);
+        assert_eq!(after(gib), LOOK_AFTER_MIN);
+        assert_eq!(after(2 * gib), Duration::from_millis(256));
+        assert_eq!(after(99 * gib), LOOK_AFTER_MAX);
     }
 
     #[test]

@@ -301,10 +301,14 @@ impl Node {
         let mut tasks = JoinSet::new();
         let reader = self.reader.clone();
         tasks.spawn(async move {
-            let mut interval = tokio::time::interval(READ_RETRY_LOOK);
             loop {
-                interval.tick().await;
-                reader.tick(tokio::time::Instant::now());
+                reader.asked().await;
+                loop {
+                    tokio::time::sleep(READ_RETRY_LOOK).await;
+                    if !reader.tick(tokio::time::Instant::now()) {
+                        break;
+                    }
+                }
             }
         });
         if config.initial_election_tick_advance {

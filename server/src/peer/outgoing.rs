@@ -21,6 +21,8 @@ pub(super) struct Outgoing {
     outbox: Arc<Outbox>,
     encoder: Encoder,
     heartbeat: Interval,
+    /// Whether anything was sent since the last tick of `heartbeat`.
+    talked: bool,
 }
 
 impl Outgoing {
@@ -33,6 +35,7 @@ impl Outgoing {
             outbox,
             encoder: Encoder::new(kind),
             heartbeat,
+            talked: false,
             peer,
             kind,
         }
@@ -56,11 +59,18 @@ impl Body for Outgoing {
                 for message in &messages {
                     this.encoder.message(message, &mut out);
                 }
+                this.talked = true;
             }
             // Traffic is as good as a heartbeat.
-            Poll::Pending => match this.heartbeat.poll_tick(cx) {
-                Poll::Ready(_) => this.encoder.heartbeat(&mut out),
-                Poll::Pending => return Poll::Pending,
+            Poll::Pending => loop {
+                match this.heartbeat.poll_tick(cx) {
+                    Poll::Ready(_) if std::mem::take(&mut this.talked) => {}
+                    Poll::Ready(_) => {
+                        this.encoder.heartbeat(&mut out);
+                        break;
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
             },
         }
         Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
