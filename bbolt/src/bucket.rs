@@ -14,7 +14,7 @@ pub struct Bucket {
 }
 
 #[derive(Clone, Debug)]
-enum Root {
+pub(crate) enum Root {
     Page(u64),
     /// The bucket is part of an entry in the page of this number.
     Inline(Page, u64),
@@ -282,7 +282,7 @@ impl Entries {
 }
 
 /// The value of a bucket's entry: root page and sequence, then the page itself if the root is 0.
-fn parse_bucket(value: &Bytes, id: u64) -> Result<Root, Option<Problem>> {
+pub(crate) fn parse_bucket(value: &Bytes, id: u64) -> Result<Root, Option<Problem>> {
     let head: &[u8; BUCKET_BYTES] = value.first_chunk().ok_or(None)?;
     let (root, _sequence) = head.split_at(8);
     let root = u64::from_le_bytes(root.try_into().expect("split after eight bytes"));

@@ -139,6 +139,9 @@ pub enum Problem {
     /// A page that is neither used nor free.
     #[error("it is neither used nor free")]
     Lost,
+    /// A file that claims to come in order has a page that does not.
+    #[error("it is not what follows from the pages before it")]
+    OutOfOrder,
     /// An entry that is marked as a bucket and does not hold one.
     #[error("the entry of bucket {0:?} is not a bucket")]
     BadBucket(String),

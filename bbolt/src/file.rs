@@ -116,10 +116,7 @@ impl File {
 
     fn load(&self, id: u64) -> Result<Page, Problem> {
         let (header, mut bytes) = self.first_of_run(id)?;
-        let max = match Kind::of(header.flags)? {
-            Kind::Leaf => LEAF_BYTES_MAX,
-            Kind::Branch => BRANCH_BYTES_MAX,
-        };
+        let max = run_bytes_max(Kind::of(header.flags)?);
         let run_bytes = (u64::from(header.overflow) + 1) * u64::from(self.page_size());
         if run_bytes > max {
             let bytes = run_bytes;
@@ -221,6 +218,14 @@ fn newer_meta(file: &fs::File, file_bytes: u64) -> Result<Meta, Problem> {
         (Ok(first), Ok(second)) if second.transaction > first.transaction => Ok(second),
         (Ok(meta), _) | (Err(_), Ok(meta)) => Ok(meta),
         (Err(first), Err(second)) => Err(Problem::NoMeta(first, second)),
+    }
+}
+
+/// What a page may take with all that it goes on over.
+pub(crate) fn run_bytes_max(kind: Kind) -> u64 {
+    match kind {
+        Kind::Leaf => LEAF_BYTES_MAX,
+        Kind::Branch => BRANCH_BYTES_MAX,
     }
 }
 

@@ -20,6 +20,7 @@
 //!
 //! [`Measure`] and [`Writer`] write a file in order, from its first byte to its last, of sorted
 //! input of any size: it need not be a file on disk, and nothing is held but a few pages.
+//! [`InOrder`] reads such a file while it comes.
 //!
 //! A file that another process writes to while it is read gives errors, never wrong data from
 //! pages of two moments: bbolt's own lock is not taken, so whoever opens a file sees to that.
@@ -30,6 +31,7 @@ mod bucket;
 mod check;
 mod error;
 mod file;
+mod in_order;
 mod meta;
 mod node;
 mod page;
@@ -40,6 +42,7 @@ pub use bucket::{Bucket, Entries, Entry, Pairs};
 pub use check::Summary;
 pub use error::{Error, Problem};
 pub use file::{Buckets, File};
+pub use in_order::{Arrived, InOrder, Leaf};
 pub use writer::{Measure, Plan, Sink, WriteError, Writer};
 
 #[cfg(test)]

@@ -157,6 +157,12 @@ impl Page {
     }
 
     /// The value of a leaf's element.
+    pub(crate) fn value(&self, index: usize) -> &[u8] {
+        let element = self.element(index);
+        &self.bytes[element.key_end..element.end]
+    }
+
+    /// As [`Page::value`], sharing the page's memory.
     pub(crate) fn value_bytes(&self, index: usize) -> Bytes {
         let element = self.element(index);
         self.bytes.slice(element.key_end..element.end)

@@ -28,7 +28,7 @@ fn written(content: &Content, page_size: u32) -> Bytes {
     let mut measure = Measure::new(page_size).expect("a page size");
     feed(content, &mut measure).expect("measured");
     let plan = measure.finish().expect("measured");
-    let mut writer = Writer::new(plan, Vec::new()).expect("written");
+    let mut writer = Writer::new(plan.clone(), Vec::new()).expect("written");
     feed(content, &mut writer).expect("written");
     let bytes = writer.finish().expect("written as measured");
     assert_eq!(plan.size(), bytes.len() as u64);
@@ -202,7 +202,7 @@ fn a_second_walk_over_something_else_is_noticed_before_it_is_too_long() {
     let plan = measure.finish().expect("measured");
     for count in [50, 1000] {
         let mut out = Vec::new();
-        let mut writer = Writer::new(plan, &mut out).expect("written");
+        let mut writer = Writer::new(plan.clone(), &mut out).expect("written");
         let fed = feed(&pairs(count), &mut writer);
         let result = fed.and_then(|()| writer.finish().map(|_| ()));
         assert!(matches!(result, Err(WriteError::Changed)), "{count}");

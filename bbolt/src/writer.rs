@@ -7,6 +7,7 @@
 use std::io::{self, Sink as NoOutput, Write};
 
 use crate::error::shown;
+use crate::in_order::Largest;
 use crate::meta::{Meta, PAGE_SIZES};
 use crate::page::{BUCKET_BYTES, BUCKET_FLAG};
 use crate::tree::{PageError, Pages, Tree, TreeRoot};
@@ -26,9 +27,11 @@ pub struct Measure {
 }
 
 /// What a [`Measure`] found out: the size of a file and where its tree begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     meta: Meta,
+    /// None if no bucket has pages of its own.
+    largest: Option<Largest>,
 }
 
 /// Writes a file as it was measured.
@@ -96,7 +99,12 @@ impl Measure {
     /// What was found out.
     pub fn finish(self) -> Result<Plan, WriteError> {
         let page_size = self.body.page_size;
-        let (root, pages, _) = self.body.finish()?;
+        let End {
+            root,
+            pages,
+            largest,
+            ..
+        } = self.body.finish()?;
         let meta = Meta {
             page_size,
             root,
@@ -104,7 +112,7 @@ impl Measure {
             pages,
             transaction: FIRST_TRANSACTION,
         };
-        Ok(Plan { meta })
+        Ok(Plan { meta, largest })
     }
 }
 
@@ -124,6 +132,13 @@ impl<W: Write> Writer<W> {
             let mut meta = plan.meta;
             meta.transaction = FIRST_TRANSACTION + index;
             let mut page = meta.encode(index).to_vec();
+            if index == 0
+                && let Some(largest) = &plan.largest
+            {
+                // bbolt looks at nothing behind the meta. Whoever takes the file while it comes
+                // learns from this that it comes in order.
+                page.extend(largest.encode(page_size as usize).unwrap_or_default());
+            }
             page.resize(page_size as usize, 0);
             out.write_all(&page)?;
         }
@@ -134,11 +149,13 @@ impl<W: Write> Writer<W> {
     /// Writes what is left. The output is complete if this succeeds, and only then.
     pub fn finish(self) -> Result<W, WriteError> {
         let Self { body, plan } = self;
-        let (root, pages, out) = body.finish()?;
-        if (root, pages) != (plan.meta.root, plan.meta.pages) {
+        let end = body.finish()?;
+        let is_as_measured = (end.root, end.pages) == (plan.meta.root, plan.meta.pages);
+        // While measuring, keys are lengths only; names of buckets are not.
+        if !is_as_measured || end.largest != plan.largest {
             return Err(WriteError::Changed);
         }
-        let mut out = out.expect("a writer has an output");
+        let mut out = end.out.expect("a writer has an output");
         out.flush()?;
         Ok(out)
     }
@@ -173,11 +190,23 @@ struct Body<W> {
     root: Tree,
     /// The bucket begun last.
     current: Option<Current>,
+    /// Of the buckets before it.
+    largest: Option<Largest>,
+}
+
+/// What all pages together are.
+struct End<W> {
+    root: u64,
+    pages: u64,
+    largest: Option<Largest>,
+    out: Option<W>,
 }
 
 #[derive(Debug)]
 struct Current {
     name: Vec<u8>,
+    /// The number of its first page, if it comes to have one.
+    first: u64,
     tree: Tree,
     /// The key added last; empty before the first one.
     last_key: Vec<u8>,
@@ -191,6 +220,7 @@ impl<W: Write> Body<W> {
             pages: Pages::new(size, META_PAGES, end, out),
             root: Tree::new(size),
             current: None,
+            largest: None,
         }
     }
 
@@ -200,6 +230,7 @@ impl<W: Write> Body<W> {
         self.close_bucket()?;
         self.current = Some(Current {
             name: name.to_vec(),
+            first: self.pages.next(),
             tree: Tree::new(self.page_size as usize),
             last_key: Vec::new(),
         });
@@ -224,13 +255,23 @@ impl<W: Write> Body<W> {
 
     /// Writes the rest of the bucket begun last and makes its entry in the bucket of all buckets.
     fn close_bucket(&mut self) -> Result<(), WriteError> {
-        let Some(Current { name, tree, .. }) = self.current.take() else {
+        let Some(current) = self.current.take() else {
             return Ok(());
         };
+        let Current {
+            name, first, tree, ..
+        } = current;
         // Root page and sequence, which nothing counts; then the page itself if the root is 0.
         let mut entry = vec![0; BUCKET_BYTES];
         match tree.finish(&mut self.pages)? {
-            TreeRoot::Page(id) => entry[..8].copy_from_slice(&id.to_le_bytes()),
+            TreeRoot::Page(root) => {
+                entry[..8].copy_from_slice(&root.to_le_bytes());
+                let is_larger = |other: &Largest| root - first > other.root - other.first;
+                if self.largest.as_ref().is_none_or(is_larger) {
+                    let name = name.clone();
+                    self.largest = Some(Largest { name, first, root });
+                }
+            }
             TreeRoot::Inline(node) => self.pages.write_inline(&node, &mut entry)?,
         }
         let (name, entry) = (self.pages.part(&name), self.pages.part(&entry));
@@ -238,11 +279,15 @@ impl<W: Write> Body<W> {
         Ok(())
     }
 
-    /// Root, number of pages, output.
-    fn finish(mut self) -> Result<(u64, u64, Option<W>), WriteError> {
+    fn finish(mut self) -> Result<End<W>, WriteError> {
         self.close_bucket()?;
         let root = self.root.finish_page(&mut self.pages)?;
-        Ok((root, self.pages.next(), self.pages.into_out()))
+        Ok(End {
+            root,
+            pages: self.pages.next(),
+            largest: self.largest,
+            out: self.pages.into_out(),
+        })
     }
 }
 

@@ -42,6 +42,24 @@ pub async fn run<T: Send + 'static>(
     doing.await.ok()
 }
 
+/// Does long work on a thread of its own, and waits for it. Not for async threads.
+///
+/// # Errors
+///
+/// That the system has no thread left.
+pub fn wait_for<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name(name.to_owned());
+        let worker = worker.spawn_scoped(scope, || {
+            step_back(NICE);
+            work()
+        })?;
+        Ok(worker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 /// Calls `start` on a thread whose children merge tables: they inherit its nice value.
 pub fn start_merges<T: Send>(start: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
@@ -77,6 +95,7 @@ mod tests {
         let before = nice();
         let within = run("long", nice).await.expect("it runs");
         assert_eq!(within, NICE);
+        assert_eq!(wait_for("long", nice).expect("it runs"), NICE);
         let child = || thread::spawn(nice).join().expect("it runs");
         assert_eq!(start_merges(child), NICE_OF_MERGES);
         assert_eq!(nice(), before);

@@ -23,6 +23,43 @@ pub(super) struct Database {
     audience: Audience,
 }
 
+/// Records of the bucket `key` on their way into an empty state.
+#[derive(Debug)]
+pub(super) struct Records {
+    /// Where they come from.
+    path: PathBuf,
+    loader: Loader,
+    newest: Address,
+    progress: Progress,
+}
+
+impl Records {
+    /// Begins to fill `backend` from a file of so many bytes.
+    pub(super) fn begin(
+        path: &Path,
+        backend: &Backend,
+        audience: Audience,
+        bytes: u64,
+    ) -> Result<Self, ImportError> {
+        Ok(Self {
+            path: path.to_path_buf(),
+            loader: Loader::new(backend.clone())?,
+            newest: Address { main: 1, sub: 0 },
+            progress: Progress::new(audience, "importing keys", bytes),
+        })
+    }
+
+    /// Takes the next one, in order.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), ImportError> {
+        let parsed = parse_address(key);
+        let (address, is_deletion) = parsed.map_err(|reason| content(&self.path, reason))?;
+        self.loader.record(address, is_deletion, value)?;
+        self.newest = address;
+        self.progress.add(key.len() + value.len());
+        Ok(())
+    }
+}
+
 /// What becomes of the members in the file.
 #[derive(Clone, Debug)]
 pub(super) enum Members {
@@ -145,6 +182,24 @@ impl Database {
         members: &Members,
         bump: Bump,
     ) -> Result<(), ImportError> {
+        let mut records = Records::begin(&self.path, backend, self.audience, self.file.size())?;
+        if let Some(bucket) = self.file.bucket(KEY_BUCKET.as_bytes())? {
+            for pair in bucket.pairs() {
+                let (key, value) = pair?;
+                records.add(&key, &value)?;
+            }
+        }
+        self.fill_around(records, backend, members, bump)
+    }
+
+    /// As [`Database::fill`], behind `records`, which are all that the file had.
+    pub(super) fn fill_around(
+        &self,
+        records: Records,
+        backend: &Backend,
+        members: &Members,
+        bump: Bump,
+    ) -> Result<(), ImportError> {
         self.fill_rows(backend, members)?;
         let (applied, conf_state) = match members {
             Members::Kept => (self.applied()?, self.conf_state(backend)?),
@@ -172,7 +227,7 @@ impl Database {
         if let Some(conf_state) = conf_state {
             rest.put(Family::Meta, meta::CONF_STATE, conf_state.encode());
         }
-        self.fill_revisions(backend, bump, rest)
+        self.finish(records, bump, rest)
     }
 
     /// Rows of everything but keys: as etcd has them.
@@ -221,25 +276,14 @@ impl Database {
         }
     }
 
-    fn fill_revisions(
-        &self,
-        backend: &Backend,
-        bump: Bump,
-        rest: Batch,
-    ) -> Result<(), ImportError> {
-        let mut loader = Loader::new(backend.clone())?;
-        let mut newest = Address { main: 1, sub: 0 };
-        if let Some(bucket) = self.file.bucket(KEY_BUCKET.as_bytes())? {
-            let mut progress = Progress::new(self.audience, "importing keys", self.file.size());
-            for pair in bucket.pairs() {
-                let (key, value) = pair?;
-                let (address, is_deletion) = self.address(&key)?;
-                loader.record(address, is_deletion, &value)?;
-                newest = address;
-                progress.add(key.len() + value.len());
-            }
-            progress.finish();
-        }
+    fn finish(&self, records: Records, bump: Bump, rest: Batch) -> Result<(), ImportError> {
+        let Records {
+            mut loader,
+            mut newest,
+            progress,
+            ..
+        } = records;
+        progress.finish();
         let mut revisions = LoadedRevisions {
             current: Revision::new(newest.main),
             compact_scheduled: self.compacted(COMPACT_SCHEDULED)?,
@@ -265,22 +309,7 @@ impl Database {
 
     /// A record's key: main, `_`, sub, and `t` if it is a deletion.
     pub(super) fn address(&self, key: &[u8]) -> Result<(Address, bool), ImportError> {
-        let (number, mark) = key
-            .split_at_checked(REVISION_BYTES)
-            .ok_or_else(|| self.content("a key of the bucket key is too short"))?;
-        let is_deletion = match mark {
-            [] => false,
-            [b't'] => true,
-            _ => return Err(self.content("a key of the bucket key has an unknown mark")),
-        };
-        let [main @ .., _, _, _, _, _, _, _, _, _] = number else {
-            return Err(self.content("a key of the bucket key is too short"));
-        };
-        let be = |bytes: &[u8]| bytes.try_into().map(i64::from_be_bytes);
-        match (be(main), be(&number[9..])) {
-            (Ok(main), Ok(sub)) if number[8] == b'_' => Ok((Address { main, sub }, is_deletion)),
-            _ => Err(self.content("a key of the bucket key is no revision")),
-        }
+        parse_address(key).map_err(|reason| self.content(reason))
     }
 
     /// The revision of a compaction mark.
@@ -305,10 +334,32 @@ impl Database {
     }
 
     pub(super) fn content(&self, reason: &str) -> ImportError {
-        ImportError::Content {
-            path: self.path.clone(),
-            reason: reason.to_owned(),
-        }
+        content(&self.path, reason)
+    }
+}
+
+fn content(path: &Path, reason: &str) -> ImportError {
+    ImportError::Content {
+        path: path.to_path_buf(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn parse_address(key: &[u8]) -> Result<(Address, bool), &'static str> {
+    const SHORT: &str = "a key of the bucket key is too short";
+    let (number, mark) = key.split_at_checked(REVISION_BYTES).ok_or(SHORT)?;
+    let is_deletion = match mark {
+        [] => false,
+        [b't'] => true,
+        _ => return Err("a key of the bucket key has an unknown mark"),
+    };
+    let [main @ .., _, _, _, _, _, _, _, _, _] = number else {
+        return Err(SHORT);
+    };
+    let be = |bytes: &[u8]| bytes.try_into().map(i64::from_be_bytes);
+    match (be(main), be(&number[9..])) {
+        (Ok(main), Ok(sub)) if number[8] == b'_' => Ok((Address { main, sub }, is_deletion)),
+        _ => Err("a key of the bucket key is no revision"),
     }
 }
 

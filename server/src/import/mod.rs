@@ -21,6 +21,6 @@ mod error;
 
 pub use error::ImportError;
 pub use member::EtcdMember;
-pub use received::ReceivedSnapshot;
+pub use received::{ComingSnapshot, ReceivedSnapshot};
 pub use snapshot::{Restore, SnapshotFile, SnapshotStatus};
 pub use wal::WalError;

@@ -1,33 +1,164 @@
-//! A snapshot that another member has sent: checked whole before anything is made of it.
+//! A snapshot that another member sends: checked whole before what is made of it counts.
+//!
+//! A file that comes in order, as our own members write it, is taken while it comes: its records go
+//! into the new state at once, and only the few other pages into the file, at their places. Any
+//! other file, such as etcd's, is kept until all of it is there.
 
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
-use super::database::{Bump, Database, Members};
+use trilith_bbolt::{Arrived, InOrder};
+
+use super::database::{Bump, Database, Members, Records};
 use super::error::ImportError;
 use crate::ids::{Index, MemberId, Term};
+use crate::mvcc::KEY_BUCKET;
 use crate::progress::Audience;
 use crate::storage::{Backend, BackendOptions};
+
+/// A snapshot while it comes.
+#[derive(Debug)]
+pub struct ComingSnapshot {
+    /// Empty at the beginning.
+    file: fs::File,
+    path: PathBuf,
+    /// Where the state is made: a directory that does not exist yet.
+    state: PathBuf,
+    options: BackendOptions,
+    bytes: u64,
+    form: Form,
+}
+
+/// How the file comes.
+#[derive(Debug)]
+enum Form {
+    /// Not known before so much of it is there.
+    Unknown(Vec<u8>),
+    /// In any order.
+    Any,
+    InOrder(Box<Begun>),
+}
+
+/// A state that is filled while the file comes.
+#[derive(Debug)]
+struct Begun {
+    pages: InOrder,
+    records: Records,
+    backend: Backend,
+}
 
 /// A database file that was found sound, and to be the state that its sender has named.
 #[derive(Debug)]
 pub struct ReceivedSnapshot {
     database: Database,
+    /// What was made of the records while they came, and is not in the file.
+    begun: Option<(Records, Backend)>,
+    state: PathBuf,
+    options: BackendOptions,
 }
 
-impl ReceivedSnapshot {
-    /// Reads all of the file's pages. `named` is the state's last applied entry and its term as the
+impl ComingSnapshot {
+    /// Takes a snapshot into an empty `file` at `path`, and makes a state of it in a directory
+    /// that does not exist yet.
+    pub fn new(file: fs::File, path: PathBuf, state: PathBuf, options: BackendOptions) -> Self {
+        Self {
+            file,
+            path,
+            state,
+            options,
+            bytes: 0,
+            form: Form::Unknown(Vec::new()),
+        }
+    }
+
+    /// Bytes that have come.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes what has come.
+    ///
+    /// # Errors
+    ///
+    /// Damage, rows that etcd would not write, and failed writes.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), ImportError> {
+        self.take(piece).map_err(told)
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<(), ImportError> {
+        let at = self.bytes;
+        self.bytes += piece.len() as u64;
+        match &mut self.form {
+            Form::Any => self.file.write_all_at(piece, at).map_err(unwritten),
+            Form::InOrder(begun) => begun.take(piece, &self.file),
+            Form::Unknown(head) => {
+                head.extend_from_slice(piece);
+                if head.len() < InOrder::HEAD_BYTES {
+                    return Ok(());
+                }
+                self.decide()
+            }
+        }
+    }
+
+    /// Tells from the beginning how it comes.
+    fn decide(&mut self) -> Result<(), ImportError> {
+        let Form::Unknown(head) = &mut self.form else {
+            return Ok(());
+        };
+        let head = std::mem::take(head);
+        self.form = Form::Any;
+        let pages = InOrder::recognize(&self.path, &head);
+        let Some(pages) = pages.filter(|it| it.largest() == KEY_BUCKET.as_bytes()) else {
+            return self.file.write_all_at(&head, 0).map_err(unwritten);
+        };
+        let backend = Backend::open(&self.state, &self.options)?;
+        let records = Records::begin(&self.path, &backend, Audience::Log, pages.size())?;
+        let mut begun = Box::new(Begun {
+            pages,
+            records,
+            backend,
+        });
+        begun.take(&head, &self.file)?;
+        self.form = Form::InOrder(begun);
+        Ok(())
+    }
+
+    /// All has come: checks it. `named` is the state's last applied entry and its term as the
     /// message says it, `own` the member that takes it.
     ///
     /// # Errors
     ///
     /// Damage, another state than the named one, and one of a cluster without this member.
-    pub fn open(path: &Path, named: (Index, Term), own: MemberId) -> Result<Self, ImportError> {
-        Self::open_sound(path, named, own).map_err(told)
+    pub fn whole(
+        mut self,
+        named: (Index, Term),
+        own: MemberId,
+    ) -> Result<ReceivedSnapshot, ImportError> {
+        self.decide().map_err(told)?;
+        self.check(named, own).map_err(told)
     }
 
-    fn open_sound(path: &Path, named: (Index, Term), own: MemberId) -> Result<Self, ImportError> {
-        let database = Database::open(path, Audience::Log)?;
-        database.file().check()?;
+    fn check(self, named: (Index, Term), own: MemberId) -> Result<ReceivedSnapshot, ImportError> {
+        let (database, begun) = match self.form {
+            Form::InOrder(begun) => {
+                let Begun {
+                    pages,
+                    records,
+                    backend,
+                } = *begun;
+                pages.finish()?;
+                let database = Database::open(&self.path, Audience::Log)?;
+                (database, Some((records, backend)))
+            }
+            Form::Unknown(_) | Form::Any => {
+                let database = Database::open(&self.path, Audience::Log)?;
+                database.file().check()?;
+                (database, None)
+            }
+        };
         let applied = database.applied()?;
         if applied != named {
             return Err(database.content(&format!(
@@ -42,21 +173,67 @@ impl ReceivedSnapshot {
         if !database.is_member(own)? {
             return Err(database.content(&format!("it does not know this member, {own}")));
         }
-        Ok(Self { database })
+        Ok(ReceivedSnapshot {
+            database,
+            begun,
+            state: self.state,
+            options: self.options,
+        })
+    }
+}
+
+impl Begun {
+    fn take(&mut self, piece: &[u8], file: &fs::File) -> Result<(), ImportError> {
+        self.pages.push(piece);
+        while let Some(arrived) = self.pages.next_page()? {
+            match arrived {
+                Arrived::Largest(leaf) => {
+                    for (key, value) in leaf.pairs() {
+                        self.records.add(key, value)?;
+                    }
+                }
+                Arrived::Other(at, bytes) => file.write_all_at(&bytes, at).map_err(unwritten)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReceivedSnapshot {
+    /// About how much is still to be written.
+    pub fn bytes_to_write(&self) -> u64 {
+        match self.begun {
+            Some(_) => 0,
+            None => self.database.file().size(),
+        }
     }
 
-    /// Makes a state of it in a directory that does not exist yet; durable when this returns, but
-    /// for the directory's own name.
+    /// Makes a state of all of it; durable when this returns, but for the directory's own name.
     ///
     /// # Errors
     ///
     /// Rows that etcd would not write, and failed writes.
-    pub fn fill(&self, state: &Path, options: &BackendOptions) -> Result<(), ImportError> {
-        let backend = Backend::open(state, options)?;
-        let database = &self.database;
-        let filled = database.fill(&backend, &Members::Kept, Bump::default());
-        filled.map_err(told)
+    pub fn fill(self) -> Result<(), ImportError> {
+        self.fill_state().map_err(told)
     }
+
+    fn fill_state(self) -> Result<(), ImportError> {
+        let (members, bump) = (Members::Kept, Bump::default());
+        match self.begun {
+            Some((records, backend)) => {
+                let database = &self.database;
+                database.fill_around(records, &backend, &members, bump)
+            }
+            None => {
+                let backend = Backend::open(&self.state, &self.options)?;
+                self.database.fill(&backend, &members, bump)
+            }
+        }
+    }
+}
+
+fn unwritten(error: io::Error) -> ImportError {
+    ImportError::Received(error.to_string())
 }
 
 /// What is wrong with the file, without advice that is for those who move from etcd.
@@ -67,3 +244,7 @@ fn told(error: ImportError) -> ImportError {
         other => other,
     }
 }
+
+#[cfg(test)]
+#[path = "received_tests.rs"]
+mod tests;

@@ -1,8 +1,7 @@
 //! Takes a snapshot that another member sends: checks it, and makes a state of it beside the one
 //! that is served meanwhile. The next start, which follows at once, puts it in its place.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,9 +15,10 @@ use super::disk::Disks;
 use crate::cluster::incoming::Incoming;
 use crate::config::Config;
 use crate::ids::{Index, MemberId, Term};
-use crate::import::ReceivedSnapshot;
+use crate::import::ComingSnapshot;
 use crate::member::MemberHandle;
 use crate::peer::{Piece, Received};
+use crate::quiet;
 use crate::storage::BackendOptions;
 
 /// Where snapshots come in.
@@ -75,7 +75,10 @@ impl SnapshotReceiver {
         let receiving = self.parts.runtime.spawn_blocking(move || {
             let slot = parts.slot.try_acquire();
             let slot = slot.map_err(|_taken| "another snapshot is being taken".to_owned())?;
-            let arrived = parts.receive(&member, &message, file)?;
+            // A member that takes a snapshot still votes, and may answer clients.
+            let receive = || parts.receive(&member, &message, file);
+            let arrived =
+                quiet::wait_for("snapshot", receive).map_err(|error| error.to_string())??;
             if arrived {
                 // The next start has a slot of its own.
                 slot.forget();
@@ -134,44 +137,46 @@ impl Parts {
         Ok(true)
     }
 
-    /// Writes the file, checks it and makes a state of it. Tells how large it was.
+    /// Takes the file, checks it and makes a state of it. Tells how large it was.
     fn make_state(
         &self,
         named: (Index, Term),
         pieces: mpsc::Receiver<Piece>,
     ) -> Result<u64, String> {
-        let mut file = self.incoming.begin().map_err(|error| error.to_string())?;
-        let bytes = self.write(&mut file, pieces)?;
-        drop(file);
-        let path = self.incoming.file();
-        let received = ReceivedSnapshot::open(&path, named, self.own);
+        let file = self.incoming.begin().map_err(|error| error.to_string())?;
+        let (path, state) = (self.incoming.file(), self.incoming.state());
+        let mut coming = ComingSnapshot::new(file, path.clone(), state, self.options.clone());
+        self.take(&mut coming, pieces)?;
+        let bytes = coming.bytes();
+        let received = coming.whole(named, self.own);
         let received = received.map_err(|error| error.to_string())?;
-        if !self.disks.have_room_for(bytes) {
+        if !self.disks.have_room_for(received.bytes_to_write()) {
             return Err(NO_ROOM.to_owned());
         }
-        let filled = received.fill(&self.incoming.state(), &self.options);
-        filled.map_err(|error| error.to_string())?;
-        drop(received);
+        received.fill().map_err(|error| error.to_string())?;
         remove(&path)?;
         Ok(bytes)
     }
 
-    fn write(&self, file: &mut File, mut pieces: mpsc::Receiver<Piece>) -> Result<u64, String> {
-        let (mut bytes, mut looked_at) = (0, 0);
+    fn take(
+        &self,
+        coming: &mut ComingSnapshot,
+        mut pieces: mpsc::Receiver<Piece>,
+    ) -> Result<(), String> {
+        let mut looked_at = 0;
         loop {
             match pieces.blocking_recv() {
                 Some(Piece::Bytes(piece)) => {
-                    bytes += piece.len() as u64;
-                    if bytes - looked_at >= LOOK_BYTES {
-                        looked_at = bytes;
+                    if coming.bytes() - looked_at >= LOOK_BYTES {
+                        looked_at = coming.bytes();
                         if !self.disks.have_room_for(0) {
                             return Err(NO_ROOM.to_owned());
                         }
                     }
-                    file.write_all(&piece).map_err(|error| error.to_string())?;
+                    coming.push(&piece).map_err(|error| error.to_string())?;
                 }
                 // What is made of it is made durable, not the file.
-                Some(Piece::End) => return Ok(bytes),
+                Some(Piece::End) => return Ok(()),
                 None => return Err("it was cut off".to_owned()),
             }
         }

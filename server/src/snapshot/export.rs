@@ -77,7 +77,7 @@ impl Export {
     ///
     /// What `out` returned, or a failure of the state. The output is then incomplete.
     pub fn write<W: Write>(&self, out: W) -> Result<W, ExportError> {
-        let mut writer = Writer::new(self.plan, out)?;
+        let mut writer = Writer::new(self.plan.clone(), out)?;
         let mut feed = Feed {
             sink: &mut writer,
             pairs: 0,
