@@ -34,7 +34,15 @@ impl HeldProposals {
 impl Member {
     /// Keeps a forwarded proposal for later if nobody takes it now; gives it back otherwise.
     pub(super) fn hold_proposal(&mut self, message: Message) -> Option<Message> {
-        if message.from == self.id.get() || self.has_taker() {
+        if message.from == self.id.get() {
+            return Some(message);
+        }
+        self.hold_unless_taken(message)
+    }
+
+    /// As [`Self::hold_proposal`], wherever it comes from.
+    pub(super) fn hold_unless_taken(&mut self, message: Message) -> Option<Message> {
+        if self.has_taker() {
             return Some(message);
         }
         self.held_proposals.hold(message);
@@ -54,7 +62,7 @@ impl Member {
     }
 
     /// Whether there is a leader that is not about to hand over, as far as this member knows.
-    fn has_taker(&self) -> bool {
+    pub(super) fn has_taker(&self) -> bool {
         let raft = &self.node.raft;
         match raft.state {
             StateRole::Leader => raft.lead_transferee.is_none(),

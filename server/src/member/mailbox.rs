@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
 use super::entry::entry_bytes;
 use super::{ConfChange, ConfState, NumberedWrite, Progress, Proposal};
@@ -91,6 +91,14 @@ pub enum ProposeRefused {
 }
 
 impl Request {
+    /// Whether a peer has forwarded it for the log.
+    pub(crate) fn is_proposal(&self) -> bool {
+        let Self::Message(message) = self else {
+            return false;
+        };
+        message.get_msg_type() == MessageType::MsgPropose
+    }
+
     /// What it holds of memory, beside itself.
     fn bytes(&self) -> usize {
         match self {

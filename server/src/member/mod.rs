@@ -13,6 +13,7 @@ mod entry;
 mod fake_disk;
 mod fatal;
 mod force;
+mod gather;
 mod handover;
 mod install;
 mod kept_log;
@@ -77,6 +78,7 @@ pub(crate) struct Member {
     held_reads: VecDeque<u64>,
     /// Proposals of others that came while nobody took any.
     held_proposals: handover::HeldProposals,
+    gathered: gather::Gathered,
     /// Proposals with changes that wait until the one under way is applied.
     held_changes: VecDeque<Message>,
     writes: ready::Writes,
@@ -194,6 +196,7 @@ impl Member {
             campaign: sole_voter,
             held_reads: VecDeque::new(),
             held_proposals: handover::HeldProposals::default(),
+            gathered: gather::Gathered::default(),
             held_changes: VecDeque::new(),
             writes: ready::Writes::new(&recovered.hard_state),
             applying: ready::Applying::new(applied),
@@ -341,10 +344,7 @@ impl Member {
             return;
         }
         if message.get_msg_type() == MessageType::MsgPropose {
-            if let Some(message) = self.hold_proposal(message) {
-                self.propose(message);
-            }
-            return;
+            return self.on_forwarded(message);
         }
         if let Err(error) = self.node.step(message) {
             tracing::debug!(%error, "a message was not taken");
@@ -352,24 +352,30 @@ impl Member {
     }
 
     fn on_propose(&mut self, proposals: Vec<Proposal>, actions: &mut Actions) {
-        if proposals.is_empty() {
-            return;
-        }
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.id.get();
         let entries = proposals
             .iter()
             .map(|p| entry(EntryKind::Normal(p.data.clone())));
-        message.entries = entries.collect::<Vec<_>>().into();
+        let mut entries: Vec<_> = entries.collect();
+        let leads = self.node.raft.state == StateRole::Leader;
+        if leads && self.has_taker() {
+            // Behind those of this member, which are found again by their place.
+            entries.append(&mut self.take_gathered());
+        }
+        self.propose_gathered();
+        if entries.is_empty() {
+            return self.tell_commit(false);
+        }
+        let message = self.proposal_of(entries);
         let before = self.node.raft.raft_log.last_index();
-        if self.node.step(message).is_err() {
+        let taken = self.node.step(message);
+        self.tell_commit(leads && taken.is_ok());
+        if taken.is_err() {
             actions
                 .dropped
                 .extend(proposals.iter().map(|proposal| proposal.id));
             return;
         }
-        if self.node.raft.state == StateRole::Leader {
+        if leads {
             let term = self.node.raft.term;
             for (index, proposal) in (before + 1..).zip(proposals) {
                 self.applying.remember(index, term, proposal.decoded);

@@ -154,6 +154,7 @@ impl Member {
         self.campaign_when_all_is_applied();
         self.release_held_reads();
         self.release_held_proposals();
+        self.propose_gathered();
         while self.node.has_ready() {
             let ready = self.node.ready();
             self.handle_ready(ready, actions);

@@ -135,6 +135,9 @@ impl RaftThread {
     /// Takes what has come, and does all that follows from it.
     fn round(&mut self, mail: Mail, tick: bool) {
         let mut actions = Actions::default();
+        if !mail.proposals.is_empty() || mail.requests.iter().any(Request::is_proposal) {
+            self.member.expect_proposals();
+        }
         if let Some(number) = mail.persisted {
             // A compaction alone is written under number 0.
             self.persisted = self.persisted.max(number);

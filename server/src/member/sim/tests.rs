@@ -212,3 +212,73 @@ fn apply_is_never_given_more_than_it_has_room_for() {
     assert_eq!(world.members[0].state.index, committed.get());
     assert!(!world.members[0].member.waits_for_apply());
 }
+
+impl World {
+    /// The appends that `node` sends over a round with these messages and then one proposal: to
+    /// whom, how many entries, what is committed.
+    fn appends_of_a_round(&mut self, at: usize, messages: Vec<Message>) -> Vec<(u64, usize, u64)> {
+        let member = &mut self.members[at].member;
+        let mut actions = Actions::default();
+        member.expect_proposals();
+        for message in messages {
+            member.on_event(Event::Message(message), &mut actions);
+        }
+        let proposal = Proposal {
+            id: RequestId::new(0),
+            data: Bytes::from_static(b"proposed here"),
+            decoded: None,
+        };
+        member.on_event(Event::Propose(vec![proposal]), &mut actions);
+        member.actions(&mut actions);
+        let appends = actions.messages.iter();
+        let appends = appends.filter(|it| it.get_msg_type() == MessageType::MsgAppend);
+        let mut appends: Vec<_> = appends
+            .map(|it| (it.to, it.entries.len(), it.commit))
+            .collect();
+        appends.sort_unstable();
+        appends
+    }
+}
+
+/// Otherwise each proposal and each commit would be a message, a write and an answer of its own.
+#[test]
+fn followers_get_one_message_for_all_that_happens_in_a_round() {
+    let none = Faults {
+        crashes: false,
+        losses: false,
+        lying_disks: false,
+    };
+    let mut world = World::new(1, 3, 0, none);
+    world.settle().unwrap();
+    let leads = |node: &Node| node.member.status().role == Role::Leader;
+    let at = world.members.iter().position(leads).expect("settled");
+    let status = world.members[at].member.status();
+    let own = world.members[at].id.get();
+    let others = [1, 2, 3].into_iter().filter(|id| *id != own);
+    let message = |from, kind| {
+        let mut message = Message::default();
+        message.set_msg_type(kind);
+        (message.from, message.to) = (from, own);
+        message
+    };
+    let forwarded = others.clone().map(|from| {
+        let mut message = message(from, MessageType::MsgPropose);
+        message.entries = vec![entry(EntryKind::Normal("forwarded".into()))].into();
+        message
+    });
+    let appends = world.appends_of_a_round(at, forwarded.collect());
+    let committed = status.committed.get();
+    let expected = others.clone().map(|to| (to, 3, committed));
+    assert_eq!(appends, expected.collect::<Vec<_>>());
+
+    let last = world.members[at].member.status().last.get();
+    assert_eq!(last, status.last.get() + 3);
+    let answers = others.clone().map(|from| {
+        let mut message = message(from, MessageType::MsgAppendResponse);
+        (message.term, message.index) = (status.term.get(), last);
+        message
+    });
+    let appends = world.appends_of_a_round(at, answers.collect());
+    let expected = others.map(|to| (to, 1, last));
+    assert_eq!(appends, expected.collect::<Vec<_>>());
+}
