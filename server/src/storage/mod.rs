@@ -16,6 +16,7 @@ mod error;
 mod flush_policy;
 #[cfg(feature = "simulation")]
 mod memory;
+mod merges;
 mod options;
 mod rows;
 mod sizes;
@@ -23,6 +24,7 @@ mod view;
 
 pub use backend::{Backend, Closed};
 pub use batch::Batch;
+pub use defragment::Pace;
 pub use error::StorageError;
 pub use flush_policy::FlushPolicy;
 #[cfg(feature = "simulation")]

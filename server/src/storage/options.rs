@@ -111,6 +111,7 @@ fn of(family: Family, cache: &Cache, options: &BackendOptions) -> Options {
             of.set_write_buffer_size(options.write_buffer_bytes / 2);
             of.set_target_file_size_base(32 << 20);
             of.set_max_bytes_for_level_base(128 << 20);
+            of.set_max_compaction_bytes(MAX_COMPACTION_BYTES);
             // A value this large is cheaper to leave in place than to rewrite at every level.
             of.set_enable_blob_files(true);
             of.set_min_blob_size(MIN_BLOB_BYTES);
@@ -162,6 +163,11 @@ pub(super) fn flush() -> FlushOptions {
     flush.set_wait(true);
     flush
 }
+
+/// About how much is merged in one go. RocksDB ends a table where those below it reach this size:
+/// with the default of 25 tables a new table of few keys covers a quarter of a large state, and
+/// whatever takes it down a level rewrites all of that.
+const MAX_COMPACTION_BYTES: u64 = 96 << 20;
 
 /// 512 tables of 32 MiB are 16 GiB open at once; beyond that they are opened on demand.
 const MAX_OPEN_FILES: i32 = 512;
