@@ -65,7 +65,7 @@ soak: build sim
 	export TRILITH_SOAK=1
 	cargo build --locked -p trilith-bbolt --examples
 	cargo build --locked -p trilith-server --example corrupt_value
-	exec go -C tests/go test -v -count=1 -p 1 -timeout 12h ./...
+	exec go -C tests/go test -v -count=1 -p 1 -parallel 3 -timeout 12h ./...
 
 # For plain cargo and go commands: eval "$(make -s env)"
 env:

@@ -55,7 +55,9 @@ check bench-short cargo run --locked -q -p trilith-bench -- run --short \
 check go-fmt scripts/go-fmt.sh
 check go-vet go -C tests/go vet ./...
 status=0
-step go-test go -C tests/go test -v -count=1 -p 1 -timeout 20m ./... || status=1
+# Most of these tests wait for elections and starts. Three at a time keep two cores busy, and leave
+# each enough of them that no election is late.
+step go-test go -C tests/go test -v -count=1 -p 1 -parallel 3 -timeout 20m ./... || status=1
 passed=$((passed + $(go_sum PASS)))
 skipped=$((skipped + $(go_sum SKIP)))
 failed=$((failed + $(go_sum FAIL)))

@@ -97,6 +97,7 @@ func (a *alarmed) etcdctl(args ...string) {
 // What the CORRUPT alarm refuses and what it lets pass, alone and beside NOSPACE, until each is
 // disarmed; and what is told of it.
 func TestWhatACorruptAlarmRefuses(t *testing.T) {
+	t.Parallel()
 	raise, disarm := pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE
 	told := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {

@@ -99,6 +99,7 @@ func etcdctl(t *testing.T, args ...string) string {
 
 // Every member serves writes and reads, and what is written through one is read through another.
 func TestEveryMemberServes(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	group.Leader()
 	for i, member := range group.Members {
@@ -111,6 +112,7 @@ func TestEveryMemberServes(t *testing.T) {
 }
 
 func TestStockToolsSeeTheCluster(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	group.Leader()
 	one := "--endpoints=" + group.Members[0].Client
@@ -150,6 +152,7 @@ func TestStockToolsSeeTheCluster(t *testing.T) {
 
 // A majority goes on without the third member, and that one catches up from the log.
 func TestAMajorityGoesOnAndTheThirdCatchesUp(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	leader := group.Leader()
 	connection := group.Dial()
@@ -167,6 +170,7 @@ func TestAMajorityGoesOnAndTheThirdCatchesUp(t *testing.T) {
 
 // What is asked of a member on its peer URL is answered as etcd answers it.
 func TestThePeerURLAnswersAsEtcd(t *testing.T) {
+	t.Parallel()
 	answers := map[string][]string{}
 	programs := []cluster.Program{cluster.Reference(t), cluster.Subject(t)}
 	for i, program := range programs {

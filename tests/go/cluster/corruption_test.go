@@ -96,6 +96,7 @@ func work(ctx context.Context, connection *grpc.ClientConn, random *rand.Rand) e
 // Each program leads the other: it compares all members, periodically and by compactions, while
 // they are written to and compacted, and finds no difference. Nor does a member that starts again.
 func TestChecksOfMixedClustersCompareAllAndStaySilent(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	group := cluster.NewGroup(t, etcd, subject, subject)
 	group.AddArgs("--log-level=info", "--corrupt-check-time=300ms", "--compact-hash-check-time=300ms",
@@ -199,6 +200,7 @@ func suspects(t *testing.T, group *cluster.Group) (found []int) {
 // A bit that has flipped in one member raises the alarm for that member, whichever program checks
 // and whichever has the flaw; where that cannot be told, it is raised for nobody, as in etcd.
 func TestADifferenceRaisesTheAlarmForTheRightMember(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	logs := map[cluster.Program]string{}
 	for _, run := range []struct {
@@ -267,6 +269,7 @@ func TestADifferenceRaisesTheAlarmForTheRightMember(t *testing.T) {
 // What an operator does about the alarm: as long as the data differ it comes back, however often it
 // is disarmed; once they are the same again, the cluster serves and stays without it.
 func TestTheWayOutOfACorruptAlarm(t *testing.T) {
+	t.Parallel()
 	told := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := cluster.NewGroup(t, cluster.Three(program)...)
@@ -323,6 +326,7 @@ func TestTheWayOutOfACorruptAlarm(t *testing.T) {
 
 // A member that has other data than the others does not start, and starts once it has theirs.
 func TestTheInitialCheckKeepsADivergedMemberOut(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	told, logs := map[string][]string{}, map[cluster.Program]string{}
 	for name, programs := range map[string][]cluster.Program{
@@ -381,6 +385,7 @@ func TestTheInitialCheckKeepsADivergedMemberOut(t *testing.T) {
 // Members that start at the same time ask each other before any of them answers; they come up all
 // the same, also after none of them could close.
 func TestMembersThatCheckEachOtherAtOnceStart(t *testing.T) {
+	t.Parallel()
 	group := cluster.NewGroup(t, cluster.Three(cluster.Subject(t))...)
 	group.AddArgs(initially...)
 	diverge(t, group, nil)
@@ -403,6 +408,7 @@ func TestMembersThatCheckEachOtherAtOnceStart(t *testing.T) {
 
 // A planted difference shows in the hash, and is no damage that the offline check would find.
 func TestAPlantedDifferenceIsNoDamage(t *testing.T) {
+	t.Parallel()
 	subject := cluster.Subject(t)
 	if cluster.SubjectIsEtcd() {
 		t.Skip("etcd has no such command")

@@ -39,6 +39,7 @@ func zone(network *hosts.Network) names.Zone {
 
 // The members of a new cluster are found by DNS, and are then those that etcd finds.
 func TestMembersAreDiscoveredByDNS(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	var found []string
 	for _, programs := range [][]cluster.Program{
@@ -86,6 +87,7 @@ func TestMembersAreDiscoveredByDNS(t *testing.T) {
 // What DNS does not name is refused as by etcd: the same sentence, or where it is about what went
 // wrong with a lookup, the same beginning of it.
 func TestMembersThatDNSDoesNotNameAreRefused(t *testing.T) {
+	t.Parallel()
 	told := map[string]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		network := hosts.New(t, 2, 1)

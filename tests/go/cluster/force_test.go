@@ -16,6 +16,7 @@ import (
 // Out of the data of one member that is left becomes a cluster of that member alone: it keeps what
 // was committed, gives up the rest, and takes new members.
 func TestANewClusterIsForcedOutOfOneMember(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	want := forceNewCluster(t, etcd, etcd)
 	if difference := gocmp.Diff(want, forceNewCluster(t, subject, subject)); difference != "" {

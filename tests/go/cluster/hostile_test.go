@@ -15,6 +15,7 @@ import (
 // Whoever reaches a peer URL and knows the ids may send what he likes: the cluster goes on serving,
 // and no memory is given to lengths that are only announced.
 func TestHostilePeersDoNoHarm(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	group.Leader()
 	connection := group.Dial()
@@ -62,6 +63,7 @@ func ids(t *testing.T, group *cluster.Group) (cluster, member, other uint64) {
 
 // An answer that never comes is given up, and one that says too much too.
 func TestAPeerThatAnswersNonsenseIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	group := cluster.NewGroup(t, cluster.Three(cluster.Subject(t))...)
 	// In the place of the third member stands somebody who answers everything with noise.
 	listener, err := net.Listen("tcp", strings.TrimPrefix(group.PeerURL(2), "http://"))

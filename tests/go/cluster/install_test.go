@@ -59,6 +59,7 @@ func installs(member *cluster.Member) int {
 // A member that was away for longer than the log of the others reaches back gets the whole state
 // from the leader, of whichever program, and goes on from it: it serves, and it leads.
 func TestAMemberThatWasAwayTooLongCatchesUpBySnapshot(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	for _, others := range []cluster.Program{etcd, subject} {
 		t.Run("from "+others.Name, func(t *testing.T) {
@@ -105,6 +106,7 @@ func TestAMemberThatWasAwayTooLongCatchesUpBySnapshot(t *testing.T) {
 // What is posted as a snapshot and is none is refused, in etcd's words where etcd refuses it too, and
 // changes nothing.
 func TestSnapshotsThatAreNoneAreRefused(t *testing.T) {
+	t.Parallel()
 	told := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := cluster.StartGroup(t, cluster.Three(program)...)
@@ -124,6 +126,7 @@ func TestSnapshotsThatAreNoneAreRefused(t *testing.T) {
 }
 
 func TestDamagedSnapshotsAreRefusedAndChangeNothing(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	for i := range 200 {
 		put(t, group.Dial(), fmt.Sprint("key", i), strings.Repeat("value", 100))
@@ -256,6 +259,7 @@ func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("the sender
 // A member that is killed while it takes over a snapshot, at whatever moment and again and again,
 // comes back with its old state or the new one, and catches up in the end.
 func TestAMemberIsKilledWhileItTakesOverASnapshot(t *testing.T) {
+	t.Parallel()
 	rounds := 8
 	if cluster.Soak() {
 		rounds = 300

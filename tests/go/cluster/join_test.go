@@ -116,6 +116,7 @@ func filled(t *testing.T, program cluster.Program) *cluster.Group {
 // A member joins three that run, of either program, as a voter or as a learner that is promoted; it
 // begins with a snapshot, serves, and leads. In the end it goes again.
 func TestAMemberJoinsARunningCluster(t *testing.T) {
+	t.Parallel()
 	for _, others := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		t.Run("of "+others.Name, func(t *testing.T) {
 			group := filled(t, others)
@@ -144,6 +145,7 @@ func TestAMemberJoinsARunningCluster(t *testing.T) {
 
 // A cluster whose log is whole is joined by it alone, also by a member that dies on the way.
 func TestAMemberJoinsByTheLogAlone(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Subject(t))
 	put(t, group.Dial(), "key", "value")
 	joiner := group.Joiner(cluster.Subject(t))
@@ -173,6 +175,7 @@ func TestAMemberJoinsByTheLogAlone(t *testing.T) {
 // A member that has lost its data is replaced: the old one is removed, and a new one joins. It cannot
 // come back by itself, since it would vote again where it has voted.
 func TestAWipedMemberIsReplaced(t *testing.T) {
+	t.Parallel()
 	refusals := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := filled(t, program)
@@ -196,6 +199,7 @@ func TestAWipedMemberIsReplaced(t *testing.T) {
 
 // Who asks for another cluster than the one that runs is refused in etcd's words.
 func TestAMemberThatHasNoPlaceIsRefused(t *testing.T) {
+	t.Parallel()
 	told := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := cluster.StartGroup(t, program)

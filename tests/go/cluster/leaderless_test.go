@@ -13,6 +13,7 @@ import (
 
 // Clients that want a leader are told when there is none, and their streams end; others wait on.
 func TestClientsThatWantALeaderAreToldThatThereIsNone(t *testing.T) {
+	t.Parallel()
 	told := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := cluster.StartGroup(t, cluster.Three(program)...)

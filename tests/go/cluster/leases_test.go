@@ -84,6 +84,7 @@ func leasesThrough(t *testing.T, member *cluster.Member) (told []string) {
 
 // Whatever a client wants of a lease it gets from a follower too, as on etcd.
 func TestLeasesThroughAFollower(t *testing.T) {
+	t.Parallel()
 	told := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := cluster.StartGroup(t, cluster.Three(program)...)
@@ -94,6 +95,7 @@ func TestLeasesThroughAFollower(t *testing.T) {
 
 // A follower of one kind asks a leader of the other.
 func TestLeasesThroughAFollowerOfAnotherKind(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	group := cluster.StartGroup(t, etcd, subject, subject)
 	told := map[string][]string{}
@@ -133,6 +135,7 @@ func compare(t *testing.T, told map[string][]string) {
 
 // The questions that members ask of each other about leases are answered as etcd answers them.
 func TestMembersAreAskedAboutLeasesAsEtcds(t *testing.T) {
+	t.Parallel()
 	told := map[string][]string{}
 	marshal := func(message proto.Message) []byte {
 		data, err := proto.Marshal(message)
@@ -196,6 +199,7 @@ func TestMembersAreAskedAboutLeasesAsEtcds(t *testing.T) {
 
 // What is renewed through a follower outlives its leader; what is not, does not.
 func TestALeaseKeptAliveThroughAFollowerOutlivesTheLeader(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	leader := group.Leader()
 	connection := followerOf(group, leader).Dial()

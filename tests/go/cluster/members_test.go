@@ -120,6 +120,7 @@ func (c *changes) make(group *cluster.Group) {
 }
 
 func TestMembershipChangesAreEtcds(t *testing.T) {
+	t.Parallel()
 	var told [2][]string
 	for at, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -135,6 +136,7 @@ func TestMembershipChangesAreEtcds(t *testing.T) {
 
 // A member that is removed stops by itself and stays out; the others go on.
 func TestARemovedMemberStopsAndStaysOut(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
@@ -175,6 +177,7 @@ func TestARemovedMemberStopsAndStaysOut(t *testing.T) {
 
 // A member that joins asks who the members are, and finds its own id and its cluster's.
 func TestMembersAreListedToOneThatJoins(t *testing.T) {
+	t.Parallel()
 	var listed [2]string
 	for at, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := cluster.StartGroup(t, cluster.Three(program)...)
@@ -213,6 +216,7 @@ func TestMembersAreListedToOneThatJoins(t *testing.T) {
 
 // A member of etcd's joins a cluster of ours, which sends it the whole state or the log.
 func TestAMemberOfEtcdsJoins(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	put(t, group.Dial(), "before", "it joins")
 	api := pb.NewClusterClient(group.Leader().Dial())

@@ -11,6 +11,7 @@ import (
 // left, while the other two go on; at each step all have the same data, and the member that starts
 // finds that itself.
 func TestAnEtcdClusterIsTakenOverMemberByMember(t *testing.T) {
+	t.Parallel()
 	group := cluster.NewGroup(t, cluster.Three(cluster.Reference(t))...)
 	group.AddArgs(initially...)
 	if err := group.Run(); err != nil {

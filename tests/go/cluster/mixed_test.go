@@ -13,6 +13,7 @@ import (
 // A cluster of both programs is founded, serves through every member, and survives the loss of each
 // of its members: so each program leads and follows the other.
 func TestMixedClusters(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	for name, programs := range map[string][]cluster.Program{
 		"two of etcd": {etcd, etcd, subject},
@@ -46,6 +47,7 @@ func TestMixedClusters(t *testing.T) {
 // A member of etcd's that was away for longer than the log reaches back gets the whole state from
 // this program's leader, and goes on from it.
 func TestEtcdCatchesUpBySnapshot(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	group := cluster.NewGroup(t, etcd, subject, subject)
 	group.AddArgs("--snapshot-count=100", "--snapshot-catchup-entries=10", "--log-level=info")

@@ -22,6 +22,7 @@ import (
 // operation fails but by what a client tries again elsewhere; the data are the same on all members at
 // every step, and the members that compare them by themselves find nothing.
 func TestAllMembersAreReplacedOneByOneUnderLoad(t *testing.T) {
+	t.Parallel()
 	etcd, subject := cluster.Reference(t), cluster.Subject(t)
 	group := cluster.NewGroup(t, cluster.Three(etcd)...)
 	group.AddArgs(shortLog...)

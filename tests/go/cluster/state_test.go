@@ -15,6 +15,7 @@ import (
 
 // What members ask about each other's state is answered as etcd answers it.
 func TestMembersAreAskedAboutTheirStateAsEtcds(t *testing.T) {
+	t.Parallel()
 	told := map[string][]string{}
 	for _, program := range []cluster.Program{cluster.Reference(t), cluster.Subject(t)} {
 		group := cluster.StartGroup(t, cluster.Three(program)...)
@@ -62,6 +63,7 @@ func TestMembersAreAskedAboutTheirStateAsEtcds(t *testing.T) {
 
 // The cluster has the version of its oldest member, and none that is there without asking all.
 func TestTheClusterVersionWaitsForAllMembers(t *testing.T) {
+	t.Parallel()
 	subject := cluster.Subject(t)
 	group := cluster.NewGroup(t, cluster.Three(subject)...)
 	late := group.Members[2]

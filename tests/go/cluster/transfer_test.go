@@ -16,6 +16,7 @@ import (
 // A leader that is told to stop lets another one lead first: whoever writes through the others does
 // not notice, and no election has to time out.
 func TestALeaderThatStopsHandsOver(t *testing.T) {
+	t.Parallel()
 	subject, etcd := cluster.Subject(t), cluster.Reference(t)
 	for name, programs := range map[string][]cluster.Program{
 		"alone": cluster.Three(subject),

@@ -9,6 +9,7 @@ import (
 
 // Each member is killed in turn, then the leader, then all at once.
 func TestNothingIsLostByKillsInACluster(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	round := 0
 	tr := &trial{server: group, writes: 200, size: 64, fault: func() error {
@@ -35,6 +36,7 @@ func TestNothingIsLostByKillsInACluster(t *testing.T) {
 }
 
 func TestNothingIsLostByGracefulStopsInACluster(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	tr := &trial{server: group, writes: 100, size: 64}
 	tr.fault = func() error { return group.Leader().Stop() }
@@ -46,6 +48,7 @@ func TestNothingIsLostByGracefulStopsInACluster(t *testing.T) {
 // A leader that stands still for longer than an election is followed by another one; when it goes on
 // it has to notice that, and what it had not committed must not show.
 func TestNothingIsLostByPausesOfTheLeader(t *testing.T) {
+	t.Parallel()
 	group := cluster.StartGroup(t, cluster.Three(cluster.Subject(t))...)
 	tr := &trial{server: group, writes: 100, size: 64}
 	tr.fault = func() error {

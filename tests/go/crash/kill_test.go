@@ -9,6 +9,7 @@ import (
 const shortKills, soakKills = 5, 200
 
 func TestNothingIsLostByKill(t *testing.T) {
+	t.Parallel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
 	tr := &trial{server: member, writes: 400, size: 64, fault: func() error {
 		member.Kill()
@@ -20,6 +21,7 @@ func TestNothingIsLostByKill(t *testing.T) {
 }
 
 func TestNothingIsLostByGracefulStops(t *testing.T) {
+	t.Parallel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
 	tr := &trial{server: member, writes: 200, size: 64, fault: member.Stop}
 	if err := tr.run(t, rounds(t, 2, 20), pickSeed(t)); err != nil {
@@ -29,6 +31,7 @@ func TestNothingIsLostByGracefulStops(t *testing.T) {
 
 // The checker has to notice when acknowledged writes are gone, or the tests above mean nothing.
 func TestTheCheckerNoticesLoss(t *testing.T) {
+	t.Parallel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
 	tr := &trial{server: member, writes: 50, size: 64}
 	tr.fault = func() error {

@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"trilith.dev/tests/internal/cluster"
 	"trilith.dev/tests/internal/hostile"
@@ -132,6 +136,77 @@ var leftBehind = fault{"a follower is left behind", func(tr *trial) (func() erro
 	tr.behind, tr.installed = behind, logged(behind, tookState)
 	return tr.start, nil
 }}
+
+// wiped loses all that it had; it is removed, and a new member takes its place and its addresses.
+var wiped = fault{"a wiped member is replaced", func(tr *trial) (func() error, error) {
+	number := anyMember(tr)
+	member := tr.group.Members[number]
+	before := logged(member, tookState)
+	member.Kill()
+	if err := wipe(member.DataDir); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if err := tr.replace(number); err != nil {
+			return err
+		}
+		member.ReplaceArgs("--initial-cluster-state", "--initial-cluster-state=existing")
+		if err := tr.start(); err != nil {
+			return err
+		}
+		if err := member.WaitReady(); err != nil {
+			return err
+		}
+		// The log of the others may or may not reach back to its beginning.
+		tr.t.Logf("the new member was sent %d states", logged(member, tookState)-before)
+		return nil
+	}, nil
+}}
+
+// wipe leaves nothing in a data directory, which may be where a disk is mounted.
+func wipe(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(folder, entry.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace removes a member that is lost from the cluster, and adds a new one with its peer URL. Each
+// step is tried until the list of the members shows it: a call without an answer may be done.
+func (tr *trial) replace(number int) error {
+	ctx, cancel := context.WithTimeout(tr.t.Context(), answerTimeout)
+	defer cancel()
+	api := pb.NewClusterClient(tr.connections[next(number)])
+	url := tr.group.PeerURL(number)
+	var lost uint64
+	for {
+		list, err := api.MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
+		at := slices.IndexFunc(list.GetMembers(), func(listed *pb.Member) bool {
+			return slices.Contains(listed.PeerURLs, url)
+		})
+		switch {
+		case err != nil:
+		case at < 0:
+			_, err = api.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{url}})
+		case lost == 0 || lost == list.Members[at].ID:
+			lost = list.Members[at].ID
+			_, err = api.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: lost})
+		default:
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("the member is not replaced: %w", err)
+		}
+		// Until all have known each other for as long as etcd wants.
+		time.Sleep(10 * pollInterval)
+	}
+}
 
 // What members log, as etcd does, when they cut their logs, and when they have taken over the whole
 // state from the leader.

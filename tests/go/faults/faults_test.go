@@ -27,6 +27,7 @@ var faults = []fault{
 	slowAndLossy,
 	lossy,
 	leftBehind,
+	wiped,
 	failingSync,
 	garbage,
 	fullDisk,

@@ -12,9 +12,11 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
 
 	"trilith.dev/tests/internal/hosts"
 )
@@ -272,7 +274,7 @@ func (g *Group) SameHashes(ctx context.Context) error {
 		}
 		defer connection.Close()
 		// After a linearizable read the member has all that was acknowledged before.
-		read, err := pb.NewKVClient(connection).Range(ctx, &pb.RangeRequest{Key: []byte("x")})
+		read, err := readThroughElections(ctx, pb.NewKVClient(connection))
 		if err != nil {
 			return fmt.Errorf("reading from %s: %w", member.Program.Name, err)
 		}
@@ -293,4 +295,16 @@ func (g *Group) SameHashes(ctx context.Context) error {
 		return fmt.Errorf("the data differ at revision %d: %v", revision, hashes)
 	}
 	return nil
+}
+
+// readThroughElections reads once there is a leader: on a busy machine one may be deposed at any
+// time, which a client is told, and tries again.
+func readThroughElections(ctx context.Context, kv pb.KVClient) (*pb.RangeResponse, error) {
+	for {
+		read, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte("x")}, grpc.WaitForReady(true))
+		if status.Code(err) != codes.Unavailable || ctx.Err() != nil {
+			return read, err
+		}
+		time.Sleep(pollInterval)
+	}
 }

@@ -48,7 +48,7 @@ func (g *Group) addOn(host *hosts.Host, program Program, state string) *Member {
 		"--listen-client-urls", fmt.Sprintf("http://%s,http://127.0.0.1:2379", member.Client),
 		"--advertise-client-urls", "http://" + member.Client,
 		"--initial-cluster-token", "etcd-cluster",
-		"--initial-cluster-state", state,
+		"--initial-cluster-state=" + state,
 		"--auto-compaction-retention=1",
 		fmt.Sprintf("--quota-backend-bytes=%d", 4<<30),
 	}

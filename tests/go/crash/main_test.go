@@ -1,0 +1,9 @@
+package crash
+
+import (
+	"testing"
+
+	"trilith.dev/tests/internal/mounts"
+)
+
+func TestMain(m *testing.M) { mounts.Main(m) }
