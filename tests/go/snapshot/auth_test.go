@@ -173,6 +173,7 @@ func onlyInTheLog(t testing.TB, fill func(*cluster.Member)) (*cluster.Member, st
 }
 
 func TestUsersAndRolesComeOutOfTheLogAsEtcdHasThem(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	var hash *pb.HashKVResponse
@@ -269,6 +270,7 @@ func refusedEverywhere(t *testing.T, ctx context.Context, client *clientv3.Clien
 }
 
 func TestClientsAreRefusedWhileAuthenticationIsOn(t *testing.T) {
+	t.Parallel()
 	if cluster.SubjectIsEtcd() {
 		t.Skip("etcd can authenticate clients")
 	}

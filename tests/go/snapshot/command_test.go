@@ -45,6 +45,7 @@ func skipWithoutCommands(t testing.TB) string {
 }
 
 func TestStatusPrintsWhatEtcdutlPrints(t *testing.T) {
+	t.Parallel()
 	trilith := skipWithoutCommands(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -71,6 +72,7 @@ func TestStatusPrintsWhatEtcdutlPrints(t *testing.T) {
 
 // The hash of a data directory is what etcdutl computes over a snapshot of the same member.
 func TestHashKVPrintsWhatEtcdutlPrints(t *testing.T) {
+	t.Parallel()
 	trilith := skipWithoutCommands(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -106,6 +108,7 @@ func TestHashKVPrintsWhatEtcdutlPrints(t *testing.T) {
 }
 
 func TestRestoreMakesAMemberLikeEtcdutl(t *testing.T) {
+	t.Parallel()
 	trilith := skipWithoutCommands(t)
 	for name, flags := range map[string][]string{
 		"as it was": nil, "with a higher revision": {"--bump-revision=1000", "--mark-compacted"},
@@ -156,6 +159,7 @@ func TestRestoreMakesAMemberLikeEtcdutl(t *testing.T) {
 
 // A log elsewhere is made with the member, and one that was only begun does not stand in the way.
 func TestRestorePutsTheLogWhereItIsTold(t *testing.T) {
+	t.Parallel()
 	trilith := skipWithoutCommands(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -187,6 +191,7 @@ func TestRestorePutsTheLogWhereItIsTold(t *testing.T) {
 }
 
 func TestRestoreRefusesWhatEtcdutlRefuses(t *testing.T) {
+	t.Parallel()
 	trilith := skipWithoutCommands(t)
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
 	good := save(t, member)
@@ -246,6 +251,7 @@ func TestRestoreRefusesWhatEtcdutlRefuses(t *testing.T) {
 }
 
 func TestCheckPassesASoundMemberAndNamesDamage(t *testing.T) {
+	t.Parallel()
 	trilith := skipWithoutCommands(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

@@ -43,6 +43,7 @@ func sameView(t *testing.T, before, after []any) {
 }
 
 func TestADataDirectoryOfEtcdGoesOn(t *testing.T) {
+	t.Parallel()
 	for _, end := range []string{"clean stop", "kill -9"} {
 		t.Run(end, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -76,6 +77,7 @@ func TestADataDirectoryOfEtcdGoesOn(t *testing.T) {
 }
 
 func TestADirectoryThatEtcdutlRestoredStarts(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string][]string{
 		"as it was": nil, "with a higher revision": {"--bump-revision=1000", "--mark-compacted"},
 	} {
@@ -104,6 +106,7 @@ func TestADirectoryThatEtcdutlRestoredStarts(t *testing.T) {
 // An import that is killed at any moment is begun again or goes on, and etcd's files are whole
 // until it is done.
 func TestAnImportThatIsKilledIsDoneByTheNextStart(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	etcd := cluster.Start(t, cluster.Reference(t), cluster.Options{})
@@ -193,6 +196,7 @@ func contents(t *testing.T, folder string) map[string]string {
 }
 
 func TestDamagedDataOfEtcdIsRefusedAndNotTouched(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	etcd, _, _ := etcdWithHistory(t, ctx)
@@ -262,6 +266,7 @@ func keys(files map[string]string) map[string]int {
 
 // A directory that etcd is running on is left alone: both would go on under one name.
 func TestADirectoryThatEtcdRunsOnIsNotTakenOver(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	etcd, before, compacted := etcdWithHistory(t, ctx)

@@ -15,6 +15,7 @@ import (
 
 // A kill in the middle of a snapshot loses nothing that was acknowledged, and the next one is whole.
 func TestAKillDuringASnapshotLosesNothing(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	seed := int64(cluster.EnvInt(t, "CRASH_SEED", int(time.Now().UnixNano()%1_000_000)))

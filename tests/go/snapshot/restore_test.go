@@ -129,6 +129,7 @@ func view(t testing.TB, ctx context.Context, client *clientv3.Client, from int64
 }
 
 func TestEtcdServesWhatTheSnapshotHolds(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	subject := cluster.Start(t, cluster.Subject(t), cluster.Options{})
@@ -171,6 +172,7 @@ func TestEtcdServesWhatTheSnapshotHolds(t *testing.T) {
 
 // The same commands make the same file, apart from what is a member's own.
 func TestTheFileIsWhatEtcdWouldWrite(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var found [2]boltfile.Content

@@ -22,6 +22,7 @@ import (
 
 // A snapshot holds what was there at one moment: all revisions up to one, and nothing of the next.
 func TestASnapshotIsAPrefixOfWhatIsWritten(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
@@ -65,6 +66,7 @@ func TestASnapshotIsAPrefixOfWhatIsWritten(t *testing.T) {
 }
 
 func TestBlobsCountDownAndEndWithTheChecksum(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
@@ -119,6 +121,7 @@ func fill(t testing.TB, ctx context.Context, client *clientv3.Client, values int
 
 // Nothing waits for a client that has stopped reading, and what it began ends with its call.
 func TestASlowClientHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{Args: []string{"--log-level=info"}})
@@ -156,6 +159,7 @@ func TestASlowClientHoldsNobodyUp(t *testing.T) {
 
 // A server that stops does not wait for a client that takes nothing.
 func TestAStopEndsASnapshot(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
@@ -203,6 +207,7 @@ func waitForLog(t testing.TB, member *cluster.Member, text string, times int) {
 }
 
 func TestAnEmptyMemberHasASnapshot(t *testing.T) {
+	t.Parallel()
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{})
 	path := save(t, member)
 	info, err := os.Stat(path)

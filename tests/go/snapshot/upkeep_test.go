@@ -96,6 +96,7 @@ var upkeep = map[string]func(context.Context, *clientv3.Client, int64) error{
 // A kill while old revisions are deleted, or tables rewritten, loses nothing and leaves nothing
 // half done.
 func TestAKillDuringUpkeepLosesNothing(t *testing.T) {
+	t.Parallel()
 	for name, job := range upkeep {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -173,6 +174,7 @@ func (w *twins) lastRevision() int64 {
 
 // What etcd had comes back to etcd, and once more to us: the same keys, revisions, leases, alarms.
 func TestTheWayThereAndBackKeepsEverything(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	etcd, before, compacted := etcdWithHistory(t, ctx)
