@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -129,35 +130,62 @@ func TestAnImportThatIsKilledIsDoneByTheNextStart(t *testing.T) {
 		// More than fifty, of seven kinds.
 		rounds = 8
 	}
-	subject := cluster.New(t, cluster.Subject(t), cluster.Options{DataDir: etcd.DataDir})
+	folder := filepath.Join(t.TempDir(), "data")
+	renew := func() {
+		if err := errors.Join(os.RemoveAll(folder), os.CopyFS(folder, os.DirFS(etcd.DataDir))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew()
+	subject := cluster.New(t, cluster.Subject(t), cluster.Options{DataDir: folder})
 	// Each appears at another moment of the import; the last two when it is nearly and all done.
 	for _, moment := range []string{
 		"member.new", "member.new/state", "member.new/state/CURRENT", "member.new/log/LOCK",
 		"member.new/identity", "member.etcd", "member/identity",
 	} {
-		for range rounds {
+		for kills := 0; kills < rounds; {
 			if err := subject.Launch(); err != nil {
 				t.Fatal(err)
 			}
-			waitForFile(t, subject, filepath.Join(etcd.DataDir, moment))
+			if waitForMoment(t, subject, folder, moment) {
+				kills++
+			}
 			subject.Kill()
+			// A moment may pass unseen, after which there is nothing more to import.
+			if exists(filepath.Join(folder, imported)) && kills < rounds {
+				renew()
+			}
 		}
 	}
-	takeOver(t, ctx, etcd.DataDir, before, compacted)
+	takeOver(t, ctx, folder, before, compacted)
 }
 
-// waitForFile returns when the file is there, or the member is not running any more.
-func waitForFile(t *testing.T, member *cluster.Member, path string) {
+// imported is there once an import is done.
+var imported = filepath.Join("member", "identity")
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// waitForMoment returns when a file is there that appears in the course of an import; false when
+// the import is done, and the file has come and gone meanwhile.
+func waitForMoment(t *testing.T, member *cluster.Member, folder, file string) bool {
 	t.Helper()
 	for begun := time.Now(); member.Alive(); {
-		if _, err := os.Stat(path); err == nil {
-			return
+		done := exists(filepath.Join(folder, imported))
+		if exists(filepath.Join(folder, file)) {
+			return true
+		}
+		if done {
+			return false
 		}
 		if time.Since(begun) > time.Minute {
-			t.Fatalf("%s does not appear", path)
+			t.Fatalf("%s does not appear", file)
 		}
 	}
 	t.Fatal("the member has stopped by itself")
+	return false
 }
 
 // refused launches the subject, which has to exit by itself, and returns its log.
