@@ -21,6 +21,8 @@ import (
 // A retention of half a second in the periodic mode: a compaction of what is older, every half second.
 const shortRetention = "500ms"
 
+const pollInterval = 10 * time.Millisecond
+
 // operator is somebody who looks after a member, and writes down what he sees of it.
 type operator struct {
 	t      *testing.T
@@ -83,7 +85,7 @@ func (o *operator) awaitCompaction(revision int64) {
 		if err != nil {
 			o.t.Fatalf("%s: revision %d is not compacted: %v", o.member.Program.Name, revision, err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(pollInterval)
 	}
 }
 
