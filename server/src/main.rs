@@ -75,6 +75,7 @@ fn run(config: Config) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
+    let discovery = config.discovery.clone();
     let ran = match runtime {
         Ok(runtime) => runtime.block_on(async {
             let shutdown = stop_signal()?;
@@ -84,6 +85,17 @@ fn run(config: Config) -> ExitCode {
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,
+        Err(NodeError::Discovery(error)) => {
+            let service = discovery.as_ref();
+            warn!(
+                "discovery-token" = service.map_or("", |service| &service.token),
+                "discovery-endpoints" = ?service.map_or(&[][..], |service| &service.endpoints),
+                error = %NodeError::Discovery(error),
+                "failed to bootstrap; discovery token was already used"
+            );
+            warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             error!(target: FATAL, %error, "failed to start etcd");
             ExitCode::FAILURE

@@ -150,6 +150,9 @@ fn command_lines_that_do_not_parse_get_gos_text_and_code_2() {
         &["--foo"],
         &["-foo=1"],
         &["--experimental-initial-corrupt-check"],
+        // Discovery of version 2.
+        &["--discovery=http://127.0.0.1:1"],
+        &["--discovery-proxy=http://127.0.0.1:1"],
         &["---x"],
         &["--=3"],
         &["--data-dir"],
@@ -204,6 +207,25 @@ fn settings_that_etcd_refuses_are_refused_alike() {
         &["--compact-hash-check-time=0s"],
         &["--compact-hash-check-time=-1m"],
         &["--discovery-fallback=proxy"],
+        &["--discovery-token=t"],
+        &["--discovery-endpoints=127.0.0.1:1"],
+        &["--discovery-token=t", "--discovery-endpoints="],
+        &["--discovery-token=t", "--discovery-endpoints=,127.0.0.1:1"],
+        &["--discovery-token=t", "--discovery-endpoints= "],
+        &[
+            "--discovery-token=t",
+            "--initial-cluster=default=http://127.0.0.1:1",
+        ],
+        &[
+            "--discovery-endpoints=a:1",
+            "--initial-cluster=default=http://127.0.0.1:1",
+        ],
+        &["--discovery-endpoints=a:1", "--discovery-srv=nothing.test"],
+        &[
+            "--discovery-endpoints=a:1",
+            "--discovery-token=t",
+            "--heartbeat-interval=0",
+        ],
         &["--feature-gates=LeaseCheckpointPersist=true"],
         &["--feature-gates=AllAlpha=true,LeaseCheckpoint=false"],
         &["--logger=capnslog"],
@@ -236,6 +258,12 @@ fn settings_of_a_first_start_are_refused_alike() {
     ] {
         check(&[&[setting], &PORTS[..]].concat(), &[], "");
     }
+    let existing = [
+        "--discovery-token=t",
+        "--discovery-endpoints=127.0.0.1:1",
+        "--initial-cluster-state=existing",
+    ];
+    check(&[&existing, &PORTS[..]].concat(), &[], "");
 }
 
 #[test]
@@ -282,6 +310,9 @@ fn config_files_are_refused_alike() {
         "auto-compaction-mode: foo",
         "log-format: x",
         "compact-hash-check-time: 0",
+        "discovery-config: {token: t}",
+        "discovery-config: {client: {endpoints: [\"a:1\"]}}",
+        "discovery-config: {token: t, client: {endpoints: [\"\"]}}",
     ];
     for file in cases {
         check(

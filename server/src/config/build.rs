@@ -11,6 +11,7 @@ use super::duration::{go_duration, parse_go_duration};
 use super::error::ConfigError;
 use super::flags::Values;
 use super::note::Note;
+use super::service::DiscoveryService;
 use super::url::MemberUrl;
 use crate::logging::{LogConfig, LogFormat, LogLevel, LogOutput};
 
@@ -45,9 +46,14 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
     );
     let client_urls = advertised(values, "advertise-client-urls", "listen-client-urls", notes);
     let max_request_bytes = max_request_bytes(values, notes);
+    let discovery = super::service::build(values)?;
+    let (initial_cluster, initial_cluster_token) =
+        initial_cluster(values, discovery.as_ref(), &name, &peer_urls);
     Ok(Config {
         discovery_srv: discovery_srv(values),
-        initial_cluster: initial_cluster(values, &name, &peer_urls),
+        initial_cluster,
+        initial_cluster_token,
+        discovery,
         name,
         data_dir,
         wal_dir: wal_dir(values),
@@ -64,11 +70,7 @@ pub(super) fn build(values: &Values, notes: &mut Vec<Note>) -> Result<Config, Co
         listen_peer_urls: values.urls("listen-peer-urls").to_vec(),
         advertise_client_urls: client_urls,
         initial_advertise_peer_urls: peer_urls,
-        initial_cluster_state: match values.text("initial-cluster-state") {
-            "existing" => ClusterState::Existing,
-            _ => ClusterState::New,
-        },
-        initial_cluster_token: values.text("initial-cluster-token").to_owned(),
+        initial_cluster_state: cluster_state(values),
         strict_reconfig_check: values.bool("strict-reconfig-check"),
         max_learners: size(values.int("max-learners")),
         raft_read_timeout: peer_timeout(values, "raft-read-timeout", notes),
@@ -163,12 +165,12 @@ fn or_default<T: Default + PartialEq>(value: T, default: T) -> T {
     }
 }
 
-fn at_least_zero(nanos: i64) -> Duration {
+pub(super) fn at_least_zero(nanos: i64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }
 
 /// None for zero and below, which switches off what the time is for.
-fn some_time(nanos: i64) -> Option<Duration> {
+pub(super) fn some_time(nanos: i64) -> Option<Duration> {
     Some(at_least_zero(nanos)).filter(|time| !time.is_zero())
 }
 
@@ -264,18 +266,40 @@ fn discovery_srv(values: &Values) -> Option<SrvRecords> {
     })
 }
 
-/// With a name of its own and no list, a member founds a cluster of itself.
-fn initial_cluster(values: &Values, name: &str, peer_urls: &[MemberUrl]) -> String {
+fn cluster_state(values: &Values) -> ClusterState {
+    match values.text("initial-cluster-state") {
+        "existing" => ClusterState::Existing,
+        _ => ClusterState::New,
+    }
+}
+
+/// The list and the token. With a name of its own and no list, a member founds a cluster of itself.
+fn initial_cluster(
+    values: &Values,
+    discovery: Option<&DiscoveryService>,
+    name: &str,
+    peer_urls: &[MemberUrl],
+) -> (String, String) {
+    if let Some(service) = discovery {
+        // For a start the member knows itself alone.
+        return (written(name, peer_urls), service.token.clone());
+    }
+    let token = values.text("initial-cluster-token").to_owned();
     let given = values.text("initial-cluster");
     if name == DEFAULT_NAME || given != DEFAULT_INITIAL_CLUSTER {
-        return given.to_owned();
+        return (given.to_owned(), token);
     }
     let name = if name.is_empty() { DEFAULT_NAME } else { name };
-    let members: Vec<String> = peer_urls
+    (written(name, peer_urls), token)
+}
+
+/// One member as `--initial-cluster` names it.
+fn written(name: &str, peer_urls: &[MemberUrl]) -> String {
+    let urls: Vec<_> = peer_urls
         .iter()
         .map(|url| format!("{name}={url}"))
         .collect();
-    members.join(",")
+    urls.join(",")
 }
 
 fn peer_timeout(values: &Values, flag: &'static str, notes: &mut Vec<Note>) -> Duration {

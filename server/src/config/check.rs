@@ -131,12 +131,15 @@ fn bootstrap_flags(values: &Values) -> Result<(), ConfigError> {
     if !["new", "existing"].contains(&state) {
         return Err(ConfigError::ClusterState(state.to_owned()));
     }
-    let discovery =
-        !values.text("discovery-srv").is_empty() || !values.words("discovery-endpoints").is_empty();
-    if discovery && values.is_set("initial-cluster") && !values.text("initial-cluster").is_empty() {
+    let ways = [
+        values.is_set("initial-cluster") && !values.text("initial-cluster").is_empty(),
+        !values.text("discovery-srv").is_empty(),
+        !values.words("discovery-endpoints").is_empty(),
+    ];
+    if ways.into_iter().filter(|way| *way).count() > 1 {
         return Err(ConfigError::ConflictingBootstrap);
     }
-    Ok(())
+    super::service::check(values)
 }
 
 fn timing(values: &Values) -> Result<(), ConfigError> {

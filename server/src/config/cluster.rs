@@ -39,7 +39,17 @@ pub struct Bootstrap {
 impl Config {
     /// Reads and checks what matters for a first start only, as etcd does.
     pub fn bootstrap(&self) -> Result<Bootstrap, ConfigError> {
-        self.bootstrap_from(&self.initial_cluster, ConfigError::NoLocalName)
+        let bootstrap = self.bootstrap_from(&self.initial_cluster, ConfigError::NoLocalName)?;
+        if self.discovery.is_some() && self.initial_cluster_state == ClusterState::Existing {
+            return Err(ConfigError::DiscoveryForExisting);
+        }
+        Ok(bootstrap)
+    }
+
+    /// The members that the discovery service names; whether this one is among them is not checked.
+    pub fn bootstrap_registered(&self, cluster: &str) -> Result<Bootstrap, ConfigError> {
+        let members = parse_members(cluster).map_err(ConfigError::InitialCluster)?;
+        self.checked(members, ConfigError::DuplicateDiscoveredUrl)
     }
 
     /// The same with what DNS has in the place of `--initial-cluster`.
@@ -59,13 +69,21 @@ impl Config {
         if self.initial_cluster_state == ClusterState::New {
             self.advertised_urls_match(own, cluster)?;
         }
+        self.checked(members, ConfigError::DuplicateUrl)
+    }
+
+    fn checked(
+        &self,
+        members: BTreeMap<String, Vec<MemberUrl>>,
+        duplicate: fn(String) -> ConfigError,
+    ) -> Result<Bootstrap, ConfigError> {
         let urls: Vec<String> = members
             .values()
             .flatten()
             .map(ToString::to_string)
             .collect();
         if urls.iter().collect::<BTreeSet<_>>().len() < urls.len() {
-            return Err(ConfigError::DuplicateUrl(written(&members)));
+            return Err(duplicate(written(&members)));
         }
         for (name, url) in members
             .iter()
@@ -167,6 +185,11 @@ fn resolve(url: &MemberUrl) -> Option<String> {
     let port = url.port().parse::<u16>().ok()?;
     let address = (url.host(), port).to_socket_addrs().ok()?.next()?;
     Some(format!("{}://{address}", url.scheme().name()))
+}
+
+/// Whether a text names members as `--initial-cluster` does.
+pub fn is_cluster(text: &str) -> bool {
+    parse_members(text).is_ok()
 }
 
 /// Reads `name=url,name=url`; a name may come more than once.

@@ -3,8 +3,8 @@
 use super::error::ConfigError;
 use super::flags::Values;
 use super::note::Note;
+use super::shown;
 use super::table::FLAGS;
-use super::{HIDDEN, is_secret};
 
 const PREFIX: &str = "ETCD";
 
@@ -54,10 +54,9 @@ pub(super) fn apply(
         };
         match values.set(flag, value) {
             Ok(()) => {
-                let shown = if is_secret(flag) { HIDDEN } else { value };
                 notes.push(Note::VariableUsed {
                     name: variable.clone(),
-                    value: shown.to_owned(),
+                    value: shown(flag, value),
                 });
             }
             Err(reason) => {
@@ -92,6 +91,7 @@ pub(super) fn apply(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::HIDDEN;
 
     fn run(args: &[&str], env: &[(&str, &str)]) -> (Values, Vec<Note>, Result<(), ConfigError>) {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -137,6 +137,9 @@ mod tests {
             "s",
             "--name",
             "a",
+            "--discovery-user=u:s",
+            "-discovery-user",
+            "u:s",
         ];
         let shown = crate::config::loggable(&args.map(str::to_owned));
         let expected = [
@@ -145,6 +148,9 @@ mod tests {
             "***",
             "--name",
             "a",
+            "--discovery-user=u:***",
+            "-discovery-user",
+            "u:***",
         ];
         assert_eq!(shown, expected);
     }

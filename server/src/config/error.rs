@@ -57,6 +57,30 @@ pub enum ConfigError {
          \"discovery-endpoints\" or \"discovery-srv\""
     )]
     ConflictingBootstrap,
+    #[error("both --discovery-token and --discovery-endpoints must be set")]
+    HalfDiscovery,
+    #[error("--discovery-endpoints must not contain empty endpoints")]
+    EmptyEndpoint,
+    #[error(
+        "--discovery-endpoints={endpoint} is no endpoint: {reason}; each must be \"host:port\" or \
+         \"http://host:port\""
+    )]
+    Endpoint { endpoint: String, reason: String },
+    #[error(
+        "--discovery-request-timeout must be >0 (set to {}), or no request would be answered in \
+         time",
+        go_duration(*.0)
+    )]
+    DiscoveryTimeout(i64),
+    #[error(
+        "--discovery-user and --discovery-password must be set together; without one of them the \
+         discovery service would not know who asks"
+    )]
+    HalfCredentials,
+    #[error("discovery URL should not be set when joining existing initial cluster")]
+    DiscoveryForExisting,
+    #[error("discovery cluster {0} has duplicate url")]
+    DuplicateDiscoveredUrl(String),
     #[error("--heartbeat-interval must be >0 (set to {0}ms)")]
     Heartbeat(u64),
     #[error("--election-timeout must be >0 (set to {0}ms)")]

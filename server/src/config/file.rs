@@ -35,7 +35,7 @@ type Section = (&'static str, &'static [(&'static str, &'static str)]);
 
 /// The nested settings. Two of the client's have no flag; they stand under their peer's name, since
 /// both are refused for the same reason.
-const NESTED: [Section; 6] = [
+const NESTED: [Section; 7] = [
     (
         "client-transport-security",
         &[
@@ -72,10 +72,10 @@ const NESTED: [Section; 6] = [
             ),
         ],
     ),
+    ("discovery-config", &[("token", "discovery-token")]),
     (
-        "discovery-config",
+        "discovery-config.client",
         &[
-            ("token", "discovery-token"),
             ("endpoints", "discovery-endpoints"),
             ("dial-timeout", "discovery-dial-timeout"),
             ("request-timeout", "discovery-request-timeout"),
@@ -84,7 +84,7 @@ const NESTED: [Section; 6] = [
         ],
     ),
     (
-        "discovery-config.secure",
+        "discovery-config.client.secure",
         &[
             ("cert", "discovery-cert"),
             ("key", "discovery-key"),
@@ -97,7 +97,7 @@ const NESTED: [Section; 6] = [
         ],
     ),
     (
-        "discovery-config.auth",
+        "discovery-config.client.auth",
         &[
             ("username", "discovery-user"),
             ("password", "discovery-password"),

@@ -91,7 +91,12 @@ impl Values {
     /// Reads `text` into the flag; the error is Go's text.
     pub(super) fn set(&mut self, name: &str, text: &str) -> Result<(), String> {
         let at = at(name);
-        self.values[at] = Value::read(FLAGS[at].kind, text, Some(&self.values[at]))?;
+        self.values[at] = if name == "discovery-endpoints" && text.is_empty() {
+            // etcd takes it for one endpoint, which is then refused for being empty.
+            Value::Words(vec![String::new()])
+        } else {
+            Value::read(FLAGS[at].kind, text, Some(&self.values[at]))?
+        };
         self.set[at] = true;
         Ok(())
     }

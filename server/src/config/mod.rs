@@ -16,6 +16,7 @@ mod help;
 #[cfg(test)]
 mod junk_tests;
 mod note;
+mod service;
 mod summary;
 mod table;
 #[cfg(test)]
@@ -27,10 +28,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use build::AutoCompaction;
-pub use cluster::{Bootstrap, ClusterState, SrvRecords, same_urls};
+pub use cluster::{Bootstrap, ClusterState, SrvRecords, is_cluster, same_urls};
 pub use error::ConfigError;
 pub use gates::FeatureGates;
 pub use note::Note;
+pub use service::{Credentials, DiscoveryService};
 pub use url::{MemberUrl, Scheme, join};
 
 use crate::logging::LogConfig;
@@ -69,6 +71,8 @@ pub struct Config {
     pub advertise_client_urls: Vec<MemberUrl>,
     /// What other members are told; sorted.
     pub initial_advertise_peer_urls: Vec<MemberUrl>,
+    /// Who knows the members of a new cluster instead.
+    pub discovery: Option<DiscoveryService>,
     /// Where DNS names the members of a new cluster instead.
     pub discovery_srv: Option<SrvRecords>,
     /// Members of a new cluster as given; [`Config::bootstrap`] reads it when it is needed.
@@ -185,29 +189,32 @@ impl From<ConfigError> for Stop {
 /// Stands in the log for a secret.
 const HIDDEN: &str = "***";
 
-/// Whether a flag's value must not be logged.
-fn is_secret(flag: &str) -> bool {
-    flag == "discovery-password"
+/// A flag's value as it may be logged, without its secrets.
+fn shown(flag: &str, value: &str) -> String {
+    match (flag, value.split_once(':')) {
+        ("discovery-password", _) => HIDDEN.to_owned(),
+        ("discovery-user", Some((user, _password))) => format!("{user}:{HIDDEN}"),
+        _ => value.to_owned(),
+    }
 }
 
 /// The arguments as they may be logged, with secrets hidden.
 pub fn loggable(args: &[String]) -> Vec<String> {
-    let mut shown = Vec::with_capacity(args.len());
-    let mut follows_secret = false;
+    let mut safe = Vec::with_capacity(args.len());
+    // The flag whose value may stand in the argument after it.
+    let mut before = "";
     for arg in args {
-        let (name, value) = match arg.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (arg.as_str(), None),
-        };
-        let secret = is_secret(name.trim_start_matches('-'));
-        shown.push(match value {
-            _ if follows_secret => HIDDEN.to_owned(),
-            Some(_) if secret => format!("{name}={HIDDEN}"),
-            _ => arg.clone(),
+        let flag = arg.trim_start_matches('-');
+        safe.push(match arg.split_once('=') {
+            Some((name, value)) if name.starts_with('-') => {
+                let flag = name.trim_start_matches('-');
+                format!("{name}={}", shown(flag, value))
+            }
+            _ => shown(before, arg),
         });
-        follows_secret = secret && value.is_none();
+        before = if arg.starts_with('-') { flag } else { "" };
     }
-    shown
+    safe
 }
 
 /// Reads the configuration from `args` (without the program's name) and from `env`.

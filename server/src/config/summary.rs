@@ -14,6 +14,7 @@ impl Config {
         };
         let urls =
             |urls: &[MemberUrl]| -> Vec<String> { urls.iter().map(ToString::to_string).collect() };
+        let discovery = self.discovery.as_ref();
         tracing::info!(
             { "etcd-version" } = ETCD_VERSION,
             { "trilith-version" } = env!("CARGO_PKG_VERSION"),
@@ -32,6 +33,8 @@ impl Config {
             { "listen-client-urls" } = ?urls(&self.listen_client_urls),
             { "initial-cluster" } = self.initial_cluster,
             { "initial-cluster-token" } = self.initial_cluster_token,
+            { "discovery-token" } = discovery.map_or("", |service| &service.token),
+            { "discovery-endpoints" } = ?discovery.map_or(&[][..], |service| &service.endpoints),
             { "max-txn-ops" } = self.max_txn_ops,
             { "max-request-bytes" } = self.max_request_bytes,
             { "max-concurrent-streams" } = self.max_concurrent_streams,

@@ -37,6 +37,11 @@ pub(super) const TLS: Missing = missing(
     "Trilith has no TLS yet",
     "leave it out, and use http:// URLs in a network you trust or behind a TLS proxy",
 );
+/// The reason why unix URLs of the discovery service are refused.
+pub(super) const SERVICE_SOCKETS: Missing = missing(
+    "Trilith does not reach the discovery service through unix sockets",
+    "use host:port",
+);
 /// Also the reason why unix URLs are refused.
 pub(super) const SOCKETS: Missing = missing(
     "Trilith does not listen on unix sockets yet",
@@ -57,10 +62,6 @@ const PROFILING: Missing = missing(
 const AUTH: Missing = missing(
     "Trilith has no authentication yet",
     "leave it out, and let only those reach the client URLs who may write",
-);
-const DISCOVERY: Missing = missing(
-    "Trilith asks no discovery service yet",
-    "leave it out, and name the members in --initial-cluster or by --discovery-srv",
 );
 const TRACING: Missing = missing(
     "Trilith sends no traces",
@@ -173,27 +174,27 @@ flags! {
     "initial-cluster-token" "etcd-cluster" Text, Ready, "Keeps clusters with the same URLs apart.";
     "advertise-client-urls" "http://localhost:2379" Urls, Ready,
         "URLs that clients use to reach this member.";
-    "discovery-token" "" Text, Later(&DISCOVERY), "Names the new cluster to the discovery service.";
-    "discovery-endpoints" "" Words, Later(&DISCOVERY), "Endpoints of the discovery service.";
-    "discovery-dial-timeout" "2s" Duration, Later(&DISCOVERY),
-        "Time to connect to the discovery service.";
-    "discovery-request-timeout" "5s" Duration, Later(&DISCOVERY),
+    "discovery-token" "" Text, Ready, "Names the new cluster to the discovery service.";
+    "discovery-endpoints" "" Words, Ready, "Endpoints of the discovery service.";
+    "discovery-dial-timeout" "2s" Duration, Ready,
+        "Time in which the discovery service must know --discovery-user (0: for ever).";
+    "discovery-request-timeout" "5s" Duration, Ready,
         "Time for a request to the discovery service.";
-    "discovery-keepalive-time" "2s" Duration, Later(&DISCOVERY),
+    "discovery-keepalive-time" "2s" Duration, Ready,
         "Time between two pings to the discovery service.";
-    "discovery-keepalive-timeout" "6s" Duration, Later(&DISCOVERY),
+    "discovery-keepalive-timeout" "6s" Duration, Ready,
         "Time for the answer to such a ping.";
-    "discovery-insecure-transport" "true" Bool, Later(&DISCOVERY),
+    "discovery-insecure-transport" "true" Bool, Later(&TLS),
         "Reach the discovery service without TLS.";
-    "discovery-insecure-skip-tls-verify" "false" Bool, Later(&DISCOVERY),
+    "discovery-insecure-skip-tls-verify" "false" Bool, Later(&TLS),
         "Trust any certificate of the discovery service.";
-    "discovery-cert" "" Text, Later(&DISCOVERY), "Client certificate for the discovery service.";
-    "discovery-key" "" Text, Later(&DISCOVERY), "Key of that certificate.";
-    "discovery-cacert" "" Text, Later(&DISCOVERY),
+    "discovery-cert" "" Text, Later(&TLS), "Client certificate for the discovery service.";
+    "discovery-key" "" Text, Later(&TLS), "Key of that certificate.";
+    "discovery-cacert" "" Text, Later(&TLS),
         "CA that signs the discovery service's certificate.";
-    "discovery-user" "" Text, Later(&DISCOVERY),
+    "discovery-user" "" Text, Ready,
         "User at the discovery service, as name or name:password.";
-    "discovery-password" "" Text, Later(&DISCOVERY), "Password of that user.";
+    "discovery-password" "" Text, Ready, "Password of that user.";
     "discovery-fallback" "exit" Choice(&["exit", "proxy"]), Legacy,
         "What to do when discovery fails; only 'exit' is left.";
     "discovery-srv" "" Text, Ready, "Domain whose SRV records name the members.";

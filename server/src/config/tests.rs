@@ -18,14 +18,14 @@ fn run(args: &[&str]) -> Loaded {
     run_env(args, &[])
 }
 
-fn accepted(args: &[&str]) -> Config {
+pub(super) fn accepted(args: &[&str]) -> Config {
     *run(args)
         .outcome
         .unwrap_or_else(|stop| panic!("{args:?} is refused: {stop:?}"))
 }
 
 /// The text of the refusal, be it logged or printed.
-fn refused(args: &[&str]) -> String {
+pub(super) fn refused(args: &[&str]) -> String {
     match run(args).outcome {
         Ok(_) => panic!("{args:?} is accepted"),
         Err(Stop::Refused(error)) => error.to_string(),
@@ -248,10 +248,6 @@ fn what_is_not_there_yet_is_refused_by_name_unless_it_has_its_default() {
             _ if flag.name.starts_with("tls-m") => "TLS1.3",
             _ => "17",
         };
-        // One of etcd's own checks comes first.
-        if flag.name == "discovery-endpoints" {
-            continue;
-        }
         let text = refused(&[&format!("--{}={other}", flag.name)]);
         let start = format!("--{} is not supported yet: {}; ", flag.name, missing.what);
         assert!(text.starts_with(&start), "{text}");
@@ -459,7 +455,7 @@ fn a_bad_config_file_is_refused_with_its_key() {
         ),
         (
             "discovery-config: {token: x}",
-            "--discovery-token is not supported yet",
+            "both --discovery-token and --discovery-endpoints must be set",
         ),
         ("heartbeat-interval: 0", "--heartbeat-interval must be >0"),
     ];

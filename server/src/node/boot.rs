@@ -4,16 +4,17 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use tokio::sync::watch;
+
+use super::discover;
 use super::disk::Disks;
 use super::error::NodeError;
 use super::install;
 use super::join::{self, Place};
 use crate::auth::AuthStore;
-use crate::cluster::bootstrap::{Bootstrap, NewMember};
 use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
 use crate::cluster::identity::Identity;
-use crate::config::{ClusterState, Config, SrvRecords};
-use crate::discovery;
+use crate::config::{ClusterState, Config};
 use crate::ids::MemberId;
 use crate::import::{EtcdMember, ImportError};
 use crate::member::{ConfState, MemberLog, StartError};
@@ -51,7 +52,7 @@ pub(super) struct Kept {
 /// # Errors
 ///
 /// Before anything is written, when the directory is in use, damaged, foreign or newer.
-pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
+pub(super) fn open(config: &Config, stop: watch::Receiver<bool>) -> Result<Opened, NodeError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
     let fsync = !config.unsafe_no_fsync;
     data_dir.resume()?;
@@ -60,6 +61,12 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
     // Opening the log may write to it, as torn ends are cut: what can be refused is refused first.
     Backend::check_directory(&data_dir.state())?;
     let disks = Disks::open(config)?;
+    if !is_new && config.discovery.is_some() {
+        tracing::warn!(
+            "wal-dir" = %config.log_dir().display(),
+            "discovery token is ignored since cluster already initialized; valid logs are found"
+        );
+    }
     let mut others = Vec::new();
     let identity = match found {
         Content::Member(identity) => {
@@ -68,7 +75,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, NodeError> {
         }
         Content::Etcd(member) => import(config, &data_dir, &member)?,
         Content::Nothing => {
-            let place = create(config, &data_dir)?;
+            let place = create(config, &data_dir, stop)?;
             others = place.others;
             place.identity
         }
@@ -118,20 +125,12 @@ pub(super) fn backend_options(config: &Config) -> BackendOptions {
 }
 
 /// Makes a new member, of a new cluster as `--initial-cluster` describes it, or of one that runs.
-fn create(config: &Config, data_dir: &DataDir) -> Result<Place, NodeError> {
-    let wanted = match &config.discovery_srv {
-        Some(records) => config.bootstrap_discovered(&discovered(config, records)?)?,
-        None => config.bootstrap()?,
-    };
-    let members: Vec<_> = wanted
-        .members
-        .iter()
-        .map(|(name, urls)| NewMember {
-            name: name.clone(),
-            peer_urls: urls.iter().map(ToString::to_string).collect(),
-        })
-        .collect();
-    let bootstrap = Bootstrap::new(&members, &wanted.token)?;
+fn create(
+    config: &Config,
+    data_dir: &DataDir,
+    stop: watch::Receiver<bool>,
+) -> Result<Place, NodeError> {
+    let bootstrap = discover::members(config, stop)?;
     let joins = config.initial_cluster_state == ClusterState::Existing;
     let place = if joins {
         join::find(config, &bootstrap)?
@@ -169,22 +168,6 @@ fn create(config: &Config, data_dir: &DataDir) -> Result<Place, NodeError> {
         "made a new member"
     );
     Ok(place)
-}
-
-/// The members as DNS names them.
-fn discovered(config: &Config, records: &SrvRecords) -> Result<String, NodeError> {
-    let urls = &config.initial_advertise_peer_urls;
-    let own = urls.iter().filter_map(|url| {
-        let port = url.port().parse().ok()?;
-        Some((url.scheme().name(), url.host(), port))
-    });
-    let question = discovery::Question {
-        domain: &records.domain,
-        service_name: &records.service_name,
-        name: &config.name,
-        own: own.collect(),
-    };
-    Ok(discovery::members(&question)?)
 }
 
 /// Makes a member of what etcd has left in its `member` directory, which is only read.

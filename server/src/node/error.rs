@@ -19,7 +19,16 @@ pub enum NodeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Discovery(#[from] crate::discovery::DiscoveryError),
+    Dns(#[from] crate::discovery::dns::DnsError),
+    #[error("failed to join discovery cluster ({0})")]
+    Discovery(#[from] crate::discovery::service::ServiceError),
+    #[error("told to stop while waiting for the members that the discovery service names")]
+    StoppedDiscovering,
+    #[error(
+        "the discovery service has another member with the name {name:?}: {cluster}; give each \
+         member a name of its own, and take a new token, since this one is used up"
+    )]
+    SameName { name: String, cluster: String },
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
     #[error(transparent)]

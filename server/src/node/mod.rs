@@ -4,6 +4,7 @@ mod apply_thread;
 mod background;
 mod boot;
 mod comparing;
+mod discover;
 mod disk;
 mod endpoints;
 mod ends;

@@ -72,7 +72,8 @@ pub(super) async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<Ended, NodeError> {
     let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || boot::open(&opening)).await;
+    let told = stop.clone();
+    let opened = tokio::task::spawn_blocking(move || boot::open(&opening, told)).await;
     let opened = opened.expect("opening does not panic")?;
     config.log_start(!opened.is_new);
     if config.unsafe_no_fsync {

@@ -39,7 +39,7 @@ struct Target {
 /// # Errors
 ///
 /// When neither service names a member.
-pub fn members(question: &Question<'_>) -> Result<String, DiscoveryError> {
+pub fn members(question: &Question<'_>) -> Result<String, DnsError> {
     let mut found = Vec::new();
     let mut problems = Vec::new();
     for (scheme, usual) in [("https", "etcd-server-ssl"), ("http", "etcd-server")] {
@@ -66,7 +66,7 @@ pub fn members(question: &Question<'_>) -> Result<String, DiscoveryError> {
         tracing::warn!(error = problems, "failed to resolve during SRV discovery");
     }
     if found.is_empty() {
-        return Err(DiscoveryError::Nobody(problems));
+        return Err(DnsError::Nobody(problems));
     }
     for member in &found {
         tracing::info!(node = member, "got bootstrap from DNS for etcd-server");
@@ -171,7 +171,7 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
 
 /// Why DNS does not name the members.
 #[derive(Debug, thiserror::Error)]
-pub enum DiscoveryError {
+pub enum DnsError {
     /// No record leads anywhere.
     #[error("error setting up initial cluster: {0}")]
     Nobody(String),
