@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,6 +12,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"trilith.dev/tests/internal/cluster"
 )
@@ -61,12 +64,20 @@ func shrink(t *testing.T, group *cluster.Group, member *cluster.Member) {
 	t.Helper()
 	id := idOf(t, group, member)
 	group.Forget(member)
-	_, err := whileUnhealthy(func() (*pb.MemberRemoveResponse, error) {
-		return pb.NewClusterClient(group.Members[0].Dial()).MemberRemove(context20s(t),
-			&pb.MemberRemoveRequest{ID: id}, grpc.WaitForReady(true))
-	})
-	if err != nil {
-		t.Fatal(err)
+	api := pb.NewClusterClient(group.Members[0].Dial())
+	for ctx := context20s(t); ; {
+		// A proposal that meets an election can get lost, which its deadline alone tells.
+		try, cancel := context.WithTimeout(ctx, callTimeout/4)
+		_, err := whileUnhealthy(func() (*pb.MemberRemoveResponse, error) {
+			return api.MemberRemove(try, &pb.MemberRemoveRequest{ID: id}, grpc.WaitForReady(true))
+		})
+		cancel()
+		if err == nil || status.Code(err) == codes.NotFound {
+			break
+		}
+		if status.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil {
+			t.Fatal(err)
+		}
 	}
 	if member.Alive() {
 		if _, err := member.WaitExit(callTimeout); err != nil {
