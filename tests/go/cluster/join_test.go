@@ -66,7 +66,7 @@ func shrink(t *testing.T, group *cluster.Group, member *cluster.Member) {
 	group.Forget(member)
 	api := pb.NewClusterClient(group.Members[0].Dial())
 	for ctx := context20s(t); ; {
-		// A proposal that meets an election can get lost, which its deadline alone tells.
+		// A proposal that meets an election can get lost, which its deadline tells, or the member.
 		try, cancel := context.WithTimeout(ctx, callTimeout/4)
 		_, err := whileUnhealthy(func() (*pb.MemberRemoveResponse, error) {
 			return api.MemberRemove(try, &pb.MemberRemoveRequest{ID: id}, grpc.WaitForReady(true))
@@ -75,7 +75,8 @@ func shrink(t *testing.T, group *cluster.Group, member *cluster.Member) {
 		if err == nil || status.Code(err) == codes.NotFound {
 			break
 		}
-		if status.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil {
+		lost := status.Code(err) == codes.DeadlineExceeded || status.Code(err) == codes.Unavailable
+		if !lost || ctx.Err() != nil {
 			t.Fatal(err)
 		}
 	}
