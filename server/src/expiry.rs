@@ -16,6 +16,7 @@ use crate::error::RequestError;
 use crate::ids::{LeaseId, Term};
 use crate::lease::Lessor;
 use crate::member::MemberHandle;
+use crate::planted::{Bug, is_planted};
 use crate::propose::Proposer;
 use crate::read::Reader;
 
@@ -123,9 +124,10 @@ impl Expiry {
     /// A member that was cut off may still take itself for the leader, while leases live on
     /// elsewhere: it revokes only what it chose in a term in which it is confirmed afterwards.
     async fn leads_since(&self, term: Term) -> bool {
-        self.reader.linearizable().await.is_ok()
-            && self.lessor.is_primary()
-            && self.member.status().term() == term
+        is_planted(Bug::StaleRevoke)
+            || self.reader.linearizable().await.is_ok()
+                && self.lessor.is_primary()
+                && self.member.status().term() == term
     }
 
     async fn revoke(&self, id: LeaseId) -> Result<(), RequestError> {

@@ -12,6 +12,7 @@ use crate::error::RequestError;
 use crate::ids::{Index, MemberId, RequestId};
 use crate::lease::Lessor;
 use crate::member::MemberStatus;
+use crate::planted::{Bug, is_planted};
 use crate::propose::Led;
 use crate::read::Reader;
 use crate::wait::Wait;
@@ -45,7 +46,11 @@ impl Leadership {
         });
         let leads = status.leader == Some(self.id);
         if leads && !self.lessor.is_primary() {
-            self.lessor.promote(self.lease_extension);
+            let extension = match is_planted(Bug::NoLeaseExtension) {
+                true => Duration::ZERO,
+                false => self.lease_extension,
+            };
+            self.lessor.promote(extension);
         } else if !leads && self.lessor.is_primary() {
             self.lessor.demote();
         }

@@ -1,6 +1,15 @@
 //! Known bugs of this kind of server, each to be put back on purpose where it would be made, so
 //! that the simulation proves that it finds it.
 //!
+//! Others of that kind have no place where they could be made here:
+//!
+//! - A watch that goes back in time after a snapshot (etcd #15271): no watcher outlives an install,
+//!   which is a restart. Clients resume, and what they are then given is checked.
+//! - A progress of one stream that counts for another, starved watchers: each has a cursor.
+//! - Two owners of one database file (etcd #14685, #20271): the state's file is RocksDB's, which the
+//!   simulation has no part of; the crash tests of `storage` have.
+//! - Caches of rights that differ after a snapshot: no request of the simulation is authenticated.
+//!
 //! Without the feature `simulation` no bug can be planted: the places then cost nothing.
 
 /// A bug, named by what is done wrong.
@@ -30,12 +39,39 @@ pub enum Bug {
     ProgressOvertakes,
     /// A watcher for a future revision gets events before it (etcd #20221).
     FutureWatcherEarly,
+    /// The hard state is written by itself, behind the entries that came with it (raft-rs #492).
+    HardStateApart,
+    /// After a start the revision is that of the newest change that compactions have left (etcd
+    /// #17780).
+    RevisionFromRows,
+    /// A leader that was deposed without knowing it revokes what has expired in its view (etcd
+    /// #15247).
+    StaleRevoke,
+    /// A lease that is about to be revoked for its time is renewed (etcd #20616).
+    RenewExpired,
+    /// A new leader does not add the election timeout to the time of leases.
+    NoLeaseExtension,
+    /// A checkpoint of a lease is not kept with the state (etcd #13508).
+    CheckpointNotKept,
+    /// A checkpoint of a lease counts for one leader only (etcd #13508).
+    CheckpointCountsOnce,
+    /// A lease is renewed while a checkpoint of less than that is on its way into the log.
+    RenewUnderCheckpoint,
+    /// The state of a snapshot counts as whole before it is durable.
+    InstallMarksEarly,
+    /// What is left of an install is forgotten before the log is begun anew.
+    InstallForgottenEarly,
+    /// A log that is begun anew has forgotten whom its member voted for.
+    InstallForgetsVote,
+    /// A snapshot is taken also when the log has what it has, such as the second of two that come
+    /// one soon after the other (etcd #18055).
+    SnapshotTakenAnyway,
 }
 
 #[cfg(feature = "simulation")]
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 24] = [
         Self::AnswerBeforeSync,
         Self::ApplyBeforeSync,
         Self::AppliedIndexAhead,
@@ -48,6 +84,18 @@ impl Bug {
         Self::WatcherRepeats,
         Self::ProgressOvertakes,
         Self::FutureWatcherEarly,
+        Self::HardStateApart,
+        Self::RevisionFromRows,
+        Self::StaleRevoke,
+        Self::RenewExpired,
+        Self::NoLeaseExtension,
+        Self::CheckpointNotKept,
+        Self::CheckpointCountsOnce,
+        Self::RenewUnderCheckpoint,
+        Self::InstallMarksEarly,
+        Self::InstallForgottenEarly,
+        Self::InstallForgetsVote,
+        Self::SnapshotTakenAnyway,
     ];
 }
 

@@ -16,7 +16,7 @@ use super::error::ImportError;
 use crate::ids::{Index, MemberId, Term};
 use crate::mvcc::KEY_BUCKET;
 use crate::progress::Audience;
-use crate::storage::{Backend, BackendOptions};
+use crate::storage::{Backend, BackendOptions, StorageError};
 
 /// A snapshot while it comes.
 #[derive(Debug)]
@@ -24,11 +24,18 @@ pub struct ComingSnapshot {
     /// Empty at the beginning.
     file: fs::File,
     path: PathBuf,
-    /// Where the state is made: a directory that does not exist yet.
-    state: PathBuf,
-    options: BackendOptions,
+    place: Place,
     bytes: u64,
     form: Form,
+}
+
+/// Where the state is made.
+#[derive(Debug)]
+enum Place {
+    /// A directory that does not exist yet.
+    Directory(PathBuf, Box<BackendOptions>),
+    /// One that is open and empty.
+    Open(Backend),
 }
 
 /// How the file comes.
@@ -55,19 +62,26 @@ pub struct ReceivedSnapshot {
     database: Database,
     /// What was made of the records while they came, and is not in the file.
     begun: Option<(Records, Backend)>,
-    state: PathBuf,
-    options: BackendOptions,
+    place: Place,
 }
 
 impl ComingSnapshot {
     /// Takes a snapshot into an empty `file` at `path`, and makes a state of it in a directory
     /// that does not exist yet.
     pub fn new(file: fs::File, path: PathBuf, state: PathBuf, options: BackendOptions) -> Self {
+        Self::at(file, path, Place::Directory(state, Box::new(options)))
+    }
+
+    /// As [`Self::new`], into a state that is open and empty.
+    pub fn into_open(file: fs::File, path: PathBuf, state: Backend) -> Self {
+        Self::at(file, path, Place::Open(state))
+    }
+
+    fn at(file: fs::File, path: PathBuf, place: Place) -> Self {
         Self {
             file,
             path,
-            state,
-            options,
+            place,
             bytes: 0,
             form: Form::Unknown(Vec::new()),
         }
@@ -114,7 +128,7 @@ impl ComingSnapshot {
         let Some(pages) = pages.filter(|it| it.largest() == KEY_BUCKET.as_bytes()) else {
             return self.file.write_all_at(&head, 0).map_err(unwritten);
         };
-        let backend = Backend::open(&self.state, &self.options)?;
+        let backend = self.place.open()?;
         let records = Records::begin(&self.path, &backend, Audience::Log, pages.size())?;
         let mut begun = Box::new(Begun {
             pages,
@@ -176,9 +190,17 @@ impl ComingSnapshot {
         Ok(ReceivedSnapshot {
             database,
             begun,
-            state: self.state,
-            options: self.options,
+            place: self.place,
         })
+    }
+}
+
+impl Place {
+    fn open(&self) -> Result<Backend, StorageError> {
+        match self {
+            Self::Directory(state, options) => Backend::open(state, options),
+            Self::Open(backend) => Ok(backend.clone()),
+        }
     }
 }
 
@@ -224,10 +246,7 @@ impl ReceivedSnapshot {
                 let database = &self.database;
                 database.fill_around(records, &backend, &members, bump)
             }
-            None => {
-                let backend = Backend::open(&self.state, &self.options)?;
-                self.database.fill(&backend, &members, bump)
-            }
+            None => self.database.fill(&self.place.open()?, &members, bump),
         }
     }
 }

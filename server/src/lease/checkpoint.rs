@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::queue::{Bucket, ExpiryQueue};
 use super::table::micros;
 use crate::ids::LeaseId;
+use crate::planted::{Bug, is_planted};
 
 /// How often a lease is checkpointed, and how long one must live at least to be: etcd's five
 /// minutes.
@@ -21,6 +22,8 @@ pub(super) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 pub(super) struct Checkpoints {
     /// Seconds left by the last checkpoint; almost no lease has one. Invariant: each is positive.
     last: HashMap<LeaseId, i64>,
+    /// Checkpoints of this leadership that are on their way into the log.
+    pending: HashSet<LeaseId>,
     /// While checkpoints are made: an entry for each lease that lives long enough, and stale ones.
     due: Option<ExpiryQueue>,
 }
@@ -33,11 +36,26 @@ impl Checkpoints {
 
     /// Notes what a checkpoint says; 0 takes the last one back.
     pub(super) fn note(&mut self, id: LeaseId, remaining: i64) {
+        self.pending.remove(&id);
         if remaining > 0 {
             self.last.insert(id, remaining);
         } else {
             self.last.remove(&id);
         }
+    }
+
+    /// A checkpoint goes into the log.
+    pub(super) fn told(&mut self, id: LeaseId) {
+        if !is_planted(Bug::RenewUnderCheckpoint) {
+            self.pending.insert(id);
+        }
+    }
+
+    /// Whether a checkpoint stands, or is on its way: a renewal has to be behind it in the log, or
+    /// a later leader would count from what was left before.
+    pub(super) fn stands(&self, id: LeaseId) -> bool {
+        let is_pending = !self.pending.is_empty() && self.pending.contains(&id);
+        is_pending || self.last(id).is_some()
     }
 
     /// What the last checkpoint left of a lease, in seconds.
@@ -52,6 +70,12 @@ impl Checkpoints {
     /// The lease is gone.
     pub(super) fn forget(&mut self, id: LeaseId) {
         self.last.remove(&id);
+        self.pending.remove(&id);
+    }
+
+    /// Forgets what the checkpoints of all leases say.
+    pub(super) fn forget_all(&mut self) {
+        self.last.clear();
     }
 
     /// The lease has a deadline from now on, at `now` (microseconds).
@@ -66,6 +90,7 @@ impl Checkpoints {
 
     /// No lease has a deadline any more.
     pub(super) fn clear_schedule(&mut self) {
+        self.pending.clear();
         if let Some(due) = &mut self.due {
             due.clear();
         }

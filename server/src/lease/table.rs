@@ -11,6 +11,7 @@ use super::checkpoint::{CHECKPOINT_INTERVAL, Checkpoints};
 use super::queue::{Bucket, ExpiryQueue};
 use crate::error::RequestError;
 use crate::ids::LeaseId;
+use crate::planted::{Bug, is_planted};
 
 /// The longest time to live that etcd grants, in seconds.
 pub const MAX_LEASE_TTL: i64 = 9_000_000_000;
@@ -163,11 +164,11 @@ impl LeaseTable {
         let Some(lease) = self.leases.get_mut(&id) else {
             return Renewal::Missing;
         };
-        if lease.deadline <= micros(now) {
+        if lease.deadline <= micros(now) && !is_planted(Bug::RenewExpired) {
             return Renewal::Expired;
         }
         let ttl = lease.ttl;
-        if self.checkpoints.last(id).is_some() {
+        if self.checkpoints.stands(id) {
             return Renewal::Checkpointed;
         }
         // The queue finds the later deadline by itself; only an earlier one needs a new entry.
@@ -239,6 +240,9 @@ impl LeaseTable {
         for (id, lease) in &self.leases {
             let left = self.checkpoints.last(*id).unwrap_or(lease.ttl);
             order.push((deadline(now, left, extend), *id));
+        }
+        if is_planted(Bug::CheckpointCountsOnce) {
+            self.checkpoints.forget_all();
         }
         // Who is revoked first must not depend on the order of a hash map.
         order.sort_unstable();
@@ -332,6 +336,7 @@ impl LeaseTable {
             let said = self.checkpoints.last(id).unwrap_or(lease.ttl);
             let interval = CHECKPOINT_INTERVAL.as_secs().cast_signed();
             if said > interval && left > 0 && left < lease.ttl {
+                self.checkpoints.told(id);
                 due.push((id, left));
             }
         }

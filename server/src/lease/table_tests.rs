@@ -213,6 +213,28 @@ fn a_long_lease_is_checkpointed_every_five_minutes_until_little_is_left() {
 }
 
 #[test]
+fn a_renewal_waits_for_a_checkpoint_that_is_on_its_way() {
+    let mut table = LeaseTable::new(MIN_TTL);
+    table.enable_checkpoints();
+    table.promote(Duration::ZERO, at(0.0));
+    let id = LeaseId::new(1);
+    table.grant(id, 700, at(0.0)).expect("a fresh id");
+    assert_eq!(table.take_checkpoints(10, at(300.25)), [(id, 400)]);
+    assert_eq!(table.renew(id, at(301.0)), Renewal::Checkpointed);
+    // The entry that takes it back comes behind it.
+    for remaining in [400, 0] {
+        assert_eq!(table.renew(id, at(302.0)), Renewal::Checkpointed);
+        table.checkpoint(id, remaining);
+    }
+    assert_eq!(table.renew(id, at(303.0)), Renewal::Renewed(700));
+    // One that never came into the log does not count for the next leadership.
+    assert_eq!(table.take_checkpoints(10, at(601.0)), [(id, 402)]);
+    table.demote();
+    table.promote(Duration::ZERO, at(602.0));
+    assert_eq!(table.renew(id, at(603.0)), Renewal::Renewed(700));
+}
+
+#[test]
 fn checkpoints_are_made_only_where_they_are_enabled_and_by_the_leader() {
     let mut table = leader();
     table

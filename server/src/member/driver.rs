@@ -304,11 +304,7 @@ impl MemberHandle {
     ///
     /// When it is none that a peer may send, or the member stops.
     pub fn offer_snapshot(&self, message: raftpb::Message) -> Result<bool, OfferRefused> {
-        let message = wire::snapshot_from_peer(message)?;
-        let (sender, receiver) = bounded(1);
-        let request = Request::SnapshotOffered(Box::new(message), sender);
-        let mailbox = &self.shared.mailbox;
-        mailbox.request(request).map_err(OfferRefused::NotNow)?;
+        let receiver = self.shared.offer(message)?;
         let stopped = |_gone| OfferRefused::NotNow(ProposeRefused::Stopped);
         receiver.recv().map_err(stopped)
     }

@@ -12,7 +12,11 @@ use raft::eraftpb::{Entry, HardState};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+#[cfg(feature = "simulation")]
+use super::install::{self, LogAnew};
 use super::log::{Base, Log, LogError, LogReader, LogWrite, Recovered, limit_bytes};
+#[cfg(feature = "simulation")]
+use crate::ids::{Index, Term};
 
 /// One member's log. Cloned handles share it.
 #[derive(Clone, Default)]
@@ -90,7 +94,15 @@ impl FakeDisk {
         inner.boot_epoch += 1;
         if !inner.lies {
             inner.durable = inner.seen.clone();
+            inner.unsynced.clear();
         }
+        drop(inner);
+        self.recovered()
+    }
+
+    /// What is there, without a word of it being durable.
+    pub(super) fn recovered(&self) -> Recovered {
+        let inner = self.inner.lock();
         let Content {
             hard_state,
             base,
@@ -103,6 +115,37 @@ impl FakeDisk {
             boot_epoch: inner.boot_epoch,
             joined: false,
         }
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl FakeDisk {
+    /// As the log on disk tells it, on a member at rest.
+    ///
+    /// # Errors
+    ///
+    /// When log and state do not fit.
+    pub fn anew_behind(
+        &self,
+        snapshot: (Index, Term),
+        applied: (Index, Term),
+    ) -> Result<Option<LogAnew>, String> {
+        let anew = install::anew_behind(self.recovered(), self, snapshot, applied.into());
+        anew.map_err(|misfit| misfit.to_string())
+    }
+
+    /// As the log on disk is begun anew: durably and at once.
+    pub fn begin_anew(&self, anew: &LogAnew) {
+        let mut inner = self.inner.lock();
+        let (index, term) = (anew.base.0.get(), anew.base.1.get());
+        inner.seen = Content {
+            hard_state: anew.for_raft(),
+            base: Base { index, term },
+            entries: Vec::new(),
+        };
+        inner.durable = inner.seen.clone();
+        inner.unsynced.clear();
+        inner.boot_epoch = anew.boot_epoch;
     }
 }
 

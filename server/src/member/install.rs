@@ -9,10 +9,11 @@ use std::path::Path;
 use raft::eraftpb::HardState;
 use trilith_proto::raftpb;
 
-use super::boot::{self, Applied, BootError};
+use super::boot::{self, Applied, BootError, Misfit};
 use super::driver::{MemberLog, StartError};
-use super::log::{Base, EngineLog};
+use super::log::{Base, EngineLog, LogReader, Recovered};
 use crate::ids::{Index, Term};
+use crate::planted::{Bug, is_planted};
 
 /// What a log begins with after a snapshot was taken over.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,27 +53,9 @@ impl MemberLog {
             log: self.directory.clone(),
             misfit,
         };
-        let checked = boot::check(self.recovered.clone(), &self.log, Applied::from(applied));
-        let checked = checked.map_err(misfit)?;
-        let (index, term) = (snapshot.0.get(), snapshot.1.get());
-        if index <= checked.hard_state.commit {
-            return Ok(None);
-        }
-        // What is committed was passed above, and the base is never behind it.
-        if index <= checked.last && boot::term_of(&self.log, index).map_err(misfit)? == term {
-            return Ok(None);
-        }
-        let known = &checked.hard_state;
-        let vote = if known.term >= term { known.vote } else { 0 };
-        Ok(Some(LogAnew {
-            base: snapshot,
-            hard_state: raftpb::HardState {
-                term: known.term.max(term),
-                vote,
-                commit: index,
-            },
-            boot_epoch: checked.boot_epoch,
-        }))
+        let recovered = self.recovered.clone();
+        let anew = anew_behind(recovered, &self.log, snapshot, Applied::from(applied));
+        Ok(anew.map_err(misfit)?)
     }
 
     /// Begins the log anew, durably. May be repeated.
@@ -85,13 +68,58 @@ impl MemberLog {
             index: anew.base.0.get(),
             term: anew.base.1.get(),
         };
-        let mut hard_state = HardState::default();
-        let known = &anew.hard_state;
-        (hard_state.term, hard_state.vote) = (known.term, known.vote);
-        hard_state.commit = known.commit;
-        let begun = self.log.begin_anew(&base, &hard_state, anew.boot_epoch);
+        let begun = self
+            .log
+            .begin_anew(&base, &anew.for_raft(), anew.boot_epoch);
         begun.map_err(StartError::log(&self.directory))
     }
+}
+
+impl LogAnew {
+    /// Its hard state as raft-rs has it.
+    pub(super) fn for_raft(&self) -> HardState {
+        let mut hard_state = HardState::default();
+        let known = &self.hard_state;
+        (hard_state.term, hard_state.vote) = (known.term, known.vote);
+        hard_state.commit = known.commit;
+        hard_state
+    }
+}
+
+/// See [`MemberLog::anew_behind`].
+pub(super) fn anew_behind(
+    recovered: Recovered,
+    log: &dyn LogReader,
+    snapshot: (Index, Term),
+    applied: Applied,
+) -> Result<Option<LogAnew>, Misfit> {
+    let checked = boot::check(recovered, log, applied)?;
+    let (index, term) = (snapshot.0.get(), snapshot.1.get());
+    let takes_any = is_planted(Bug::SnapshotTakenAnyway);
+    if index <= checked.hard_state.commit && !takes_any {
+        return Ok(None);
+    }
+    // What is committed was passed above, and the base is never behind it.
+    let is_within = index <= checked.last && !takes_any;
+    if is_within && boot::term_of(log, index)? == term {
+        return Ok(None);
+    }
+    let known = &checked.hard_state;
+    let forgets = is_planted(Bug::InstallForgetsVote);
+    let vote = if known.term >= term && !forgets {
+        known.vote
+    } else {
+        0
+    };
+    Ok(Some(LogAnew {
+        base: snapshot,
+        hard_state: raftpb::HardState {
+            term: known.term.max(term),
+            vote,
+            commit: index,
+        },
+        boot_epoch: checked.boot_epoch,
+    }))
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ use self::cache::CachedLog;
 use self::entry::entry;
 use self::log::{Base, LogReader, LogWrite, Recovered};
 use crate::ids::{Index, MemberId, RequestId, Term};
+use crate::planted::{Bug, is_planted};
 
 pub use self::boot::{BootError, Misfit};
 pub use self::conf_change::{ConfChange, ConfChangeError, ConfChangeKind, ConfState};
@@ -394,12 +395,13 @@ impl Member {
         let is_old = leads || message.term < raft.term;
         let committed = raft.raft_log.committed;
         let is_here = index < committed || raft.raft_log.match_term(index, term);
-        if is_old || is_here {
+        let takes_any = is_planted(Bug::SnapshotTakenAnyway);
+        if is_old || is_here && !takes_any {
             self.on_message(message);
             self.draw_election_timeout();
         }
         // One that contradicts what is committed here comes from no member.
-        !is_old && !is_here && index > committed
+        !is_old && (takes_any || !is_here && index > committed)
     }
 
     /// Raft goes on behind the snapshot, or tries again.

@@ -242,6 +242,18 @@ impl Member {
             self.node.on_persist_ready(write.number);
         }
         self.writes.in_flight.push_back(write.number);
+        if is_planted(Bug::HardStateApart) {
+            let write = LogWrite {
+                entries: std::mem::take(&mut write.write.entries),
+                sync: true,
+                ..LogWrite::default()
+            };
+            // Number 0 confirms nothing; what is said waits for the second.
+            actions.writes.push(NumberedWrite {
+                write,
+                ..NumberedWrite::default()
+            });
+        }
         actions.writes.push(write);
     }
 

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
+use trilith_proto::raftpb;
 
-use super::driver::CommittedSink;
+use super::driver::{CommittedSink, OfferRefused};
 use super::fatal::FatalOnPanic;
 use super::log::{EngineLog, Log, LogWrite};
 use super::mailbox::{LogQueue, Mail, Mailbox, Request};
@@ -74,6 +75,16 @@ pub(super) fn spawn(
 }
 
 impl Shared {
+    /// Asks the raft thread whether the state of a snapshot is needed.
+    pub(super) fn offer(&self, message: raftpb::Message) -> Result<Receiver<bool>, OfferRefused> {
+        let message = wire::snapshot_from_peer(message)?;
+        let (sender, receiver) = bounded(1);
+        let request = Request::SnapshotOffered(Box::new(message), sender);
+        let asked = self.mailbox.request(request);
+        asked.map_err(OfferRefused::NotNow)?;
+        Ok(receiver)
+    }
+
     fn new(member: &Member, heartbeat: Duration, applied: Index, now: Instant) -> Arc<Self> {
         let shared = Self {
             mailbox: Mailbox::default(),

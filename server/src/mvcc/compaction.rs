@@ -260,6 +260,19 @@ fn delete_revision(batch: &mut Batch, user_key: &[u8], main: i64, sub: i64) {
     batch.delete(Family::Old, schema::old_key(user_key, main, sub));
 }
 
+/// The newest change that would be left if a compaction removed a deletion at its very revision.
+pub(super) fn newest_left(view: &View) -> Result<Revision, StorageError> {
+    let finished = finished(view)?;
+    let mut rows = view.scan_reverse(Family::Revision, &[], None);
+    while let Some((key, value)) = rows.next()? {
+        let (main, _) = schema::parse_revision_key(key)?;
+        if Row::parse(value)?.kind != Kind::Tombstone || main > finished.get() {
+            return Ok(Revision::new(main));
+        }
+    }
+    Ok(Revision::new(1))
+}
+
 /// The revision up to which compaction is done; −1 before the first.
 pub(super) fn finished(view: &View) -> Result<Revision, StorageError> {
     match view.get(Family::Meta, meta::COMPACT_FINISHED)? {

@@ -76,7 +76,10 @@ impl Store {
             write_empty(&mut batch);
             backend.write(batch)?;
         }
-        let published = Published::load(backend.view())?;
+        let mut published = Published::load(backend.view())?;
+        if is_planted(Bug::RevisionFromRows) {
+            published.revision = compaction::newest_left(&published.view)?;
+        }
         let finished = compaction::finished(&published.view)?;
         let compactions = Queue::resume(published.compact_revision, finished);
         Ok(Self {

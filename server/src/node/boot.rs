@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::discover;
 use super::disk::Disks;
 use super::error::NodeError;
-use super::install;
+use super::install::{self, OnDisk};
 use super::join::{self, Place};
 use crate::auth::AuthStore;
 use crate::cluster::datadir::{Content, DataDir, DataDirError, sync_directory};
@@ -70,7 +70,8 @@ pub(super) fn open(config: &Config, stop: watch::Receiver<bool>) -> Result<Opene
     let mut others = Vec::new();
     let identity = match found {
         Content::Member(identity) => {
-            install::resume(&data_dir, &config.log_dir(), fsync)?;
+            let log = config.log_dir();
+            install::resume(&mut OnDisk::new(&data_dir, &log, fsync))?;
             identity
         }
         Content::Etcd(member) => import(config, &data_dir, &member)?,

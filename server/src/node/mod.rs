@@ -10,7 +10,7 @@ mod endpoints;
 mod ends;
 mod error;
 mod fatal;
-mod install;
+pub mod install;
 mod join;
 mod lease_endpoints;
 mod peers;

@@ -7,19 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use trilith_proto::raftpb;
 
 use super::peers::ToMember;
 use crate::ids::MemberId;
-use crate::mvcc::{self, Store};
+use crate::mvcc::Store;
 use crate::peer::Peers;
 use crate::quiet;
-use crate::snapshot::Export;
-use crate::storage::schema::meta;
-use crate::storage::{Family, View};
+use crate::snapshot::{self, Export};
 
 /// Takes raft's snapshot messages, which name the state without holding it.
 #[derive(Clone)]
@@ -105,7 +102,7 @@ impl SnapshotSender {
         let _slot = slot.map_err(|_none_left| "other snapshots are being sent".to_owned())?;
         let to = MemberId::new(message.to);
         let view = self.store.read().view().clone();
-        let message = describe(&view, message)?;
+        let message = snapshot::describe(&view, message)?;
         let measure = move || Export::measure(view, &mut |_| ControlFlow::Continue(()));
         let export = quiet::run("snapshot", measure).await;
         let export = export.ok_or("it could not be measured")?;
@@ -131,31 +128,6 @@ impl SnapshotSender {
         );
         Ok(())
     }
-}
-
-/// Lets the message name the state that is sent: its applied index, read through the same view as
-/// the rows, and who voted then.
-fn describe(view: &View, mut message: raftpb::Message) -> Result<raftpb::Message, String> {
-    let (index, term) = mvcc::applied(view).map_err(|error| error.to_string())?;
-    let conf_state = view.get(Family::Meta, meta::CONF_STATE);
-    let conf_state = conf_state.map_err(|error| error.to_string())?;
-    let conf_state = raftpb::ConfState::decode(conf_state.unwrap_or_default());
-    let conf_state = conf_state.map_err(|error| error.to_string())?;
-    let members = conf_state.voters.iter().chain(&conf_state.learners);
-    if !members.into_iter().any(|id| *id == message.to) {
-        // Its addition is being applied. It would refuse a state that does not know it.
-        return Err("the state does not have the member yet".to_owned());
-    }
-    let metadata = raftpb::SnapshotMetadata {
-        conf_state: Some(conf_state),
-        index: index.get(),
-        term: term.get(),
-    };
-    message.snapshot = Some(raftpb::Snapshot {
-        data: Bytes::new(),
-        metadata: Some(metadata),
-    });
-    Ok(message)
 }
 
 /// Writes the file into the pipe; what goes wrong ends it in the middle, so that nobody takes it

@@ -2,5 +2,7 @@
 //! have fallen behind.
 
 mod export;
+mod message;
 
 pub use export::{Export, ExportError};
+pub use message::describe;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use parking_lot::Mutex;
 
-use super::{Family, Sizes, Unflushed, schema::meta};
+use super::{Family, Sizes, Unflushed, View, schema::meta};
 
 type Rows = OrdMap<Bytes, Bytes>;
 
@@ -67,6 +67,18 @@ impl MemoryBatch {
     }
 }
 
+impl MemoryDisk {
+    /// For a state made of a snapshot of the state at `origin`: goes on with that one's digest,
+    /// which has the history too that is forgotten. Tells whether all rows are the same that must
+    /// be the same.
+    pub fn continues(&self, origin: &View) -> bool {
+        let mut flushed = self.flushed.lock();
+        let origin = origin.memory();
+        flushed.digest = origin.digest;
+        flushed.sum() == origin.sum()
+    }
+}
+
 impl Default for Content {
     fn default() -> Self {
         let families = Family::ALL.iter().map(|_| Rows::default());
@@ -105,6 +117,14 @@ impl Content {
                 }
             }
         }
+    }
+
+    /// A sum over the rows that are there.
+    fn sum(&self) -> u64 {
+        let families = Family::ALL.iter().zip(&self.families);
+        let rows = families.flat_map(|(family, rows)| rows.iter().map(|row| (*family, row)));
+        rows.map(|(family, (key, value))| hash(family, key, value))
+            .fold(0, u64::wrapping_add)
     }
 
     /// Takes what stood at `key` off the digest. History stays in it, since members forget it at

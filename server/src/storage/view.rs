@@ -58,6 +58,15 @@ impl View {
         }
     }
 
+    /// The rows, of a view of a state in memory.
+    #[cfg(feature = "simulation")]
+    pub(super) fn memory(&self) -> &Content {
+        match &self.moment {
+            Moment::Memory(content) => content,
+            Moment::RocksDb(_) => unreachable!("the simulation asks its own states"),
+        }
+    }
+
     /// The value of a row.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         match &self.moment {

@@ -1,6 +1,8 @@
 //! What clients ask for, and how a member serves it: through the same parts, in the same order, as
 //! the server's API does.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -49,12 +51,19 @@ pub(crate) struct Known<'a> {
     pub(crate) revision: i64,
     pub(crate) leases: &'a [i64],
     pub(crate) next_lease: i64,
+    /// Most requests are about leases, and how long these live, in seconds.
+    pub(crate) is_about_leases: bool,
+    pub(crate) ttls: Range<i64>,
 }
 
 /// Draws a request.
 pub(crate) fn draw(rng: &mut SmallRng, tag: u64, known: &Known<'_>) -> Call {
     let mut request = pb::InternalRaftRequest::default();
-    match rng.random_range(0..100) {
+    let of = match known.is_about_leases && rng.random_bool(0.6) {
+        true => 87..98,
+        false => 0..100,
+    };
+    match rng.random_range(of) {
         0..38 => request.put = Some(put(rng, tag, known)),
         38..62 => return Call::Read(read(rng, known)),
         62..78 => request.txn = Some(txn(rng, tag, known)),
@@ -67,7 +76,7 @@ pub(crate) fn draw(rng: &mut SmallRng, tag: u64, known: &Known<'_>) -> Call {
         }
         87..91 => {
             request.lease_grant = Some(pb::LeaseGrantRequest {
-                ttl: rng.random_range(1..4),
+                ttl: rng.random_range(known.ttls.clone()),
                 id: known.next_lease,
             });
         }

@@ -25,6 +25,9 @@ impl World {
         if self.settings.spares > 0 && self.rng.random_range(0..100) == 0 {
             self.reconfigure()?;
         }
+        if self.made.is_multiple_of(100) {
+            self.agree_on_version()?;
+        }
         self.made += 1;
         let tag = self.made;
         let leases = self.leases.ids();
@@ -32,6 +35,12 @@ impl World {
             keys: self.settings.keys,
             revision: self.model.revision(),
             leases: &leases,
+            is_about_leases: self.settings.leases,
+            ttls: if self.settings.is_long {
+                301..500
+            } else {
+                1..4
+            },
             next_lease: 1 + leases.last().copied().unwrap_or(0),
         };
         let call = client::draw(&mut self.rng, tag, &known);
@@ -61,7 +70,7 @@ impl World {
 
     /// A watching client connects where it can, and takes what there is; some take their time.
     pub(crate) fn watch(&mut self, number: usize) -> Check {
-        let again = [2_000, 20_000, 400_000][number % 3];
+        let again = [2_000, 20_000, 400_000][number % 3] * self.settings.stretch().pow(2);
         let again = self.rng.random_range(again / 2..again * 2);
         self.schedule(again, Event::Watch(number));
         let watcher = &mut self.watchers[number];

@@ -17,9 +17,10 @@ impl World {
             self.nodes[at].paused_until = 0;
             self.boot(at)?;
         }
-        let end = self.now + SETTLES_WITHIN;
+        let within = SETTLES_WITHIN * self.settings.stretch();
+        let end = self.now + within;
         let quiet = self.now + CLIENT_TIMEOUT;
-        let mut anew = self.now + SETTLES_WITHIN / 2;
+        let mut anew = self.now + within / 2;
         while self.now < quiet || !self.has_settled() {
             if self.now > anew {
                 // Whoever leads may wait for a snapshot that never comes.

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use rand::Rng;
 use rand::seq::SliceRandom;
+use trilith_proto::etcdserverpb as pb;
+use trilith_server::apply::Reply;
 use trilith_server::ids::MemberId;
 
 use crate::client::Outcome;
+use crate::reconfigure::NOBODYS;
 use crate::world::{Check, Event, World};
 
 impl World {
@@ -14,7 +18,7 @@ impl World {
     pub(crate) fn fault(&mut self) -> Check {
         self.faults += 1;
         let at = self.victim();
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..13) {
             0..4 => {
                 let power = self.rng.random_bool(0.6);
                 self.crash(at, power);
@@ -25,7 +29,7 @@ impl World {
                 }
             }
             5 => {
-                let pause = self.rng.random_range(200_000..6_000_000);
+                let pause = self.rng.random_range(200_000..6_000_000) * self.settings.stretch();
                 self.nodes[at].paused_until = self.now + pause;
             }
             6..9 => self.partition(at),
@@ -35,7 +39,8 @@ impl World {
                 self.sync[other] = self.settings.sync;
             }
             10 => self.network.storm = [0, 200][self.rng.random_range(0..2)],
-            _ => self.transfer(at)?,
+            11 => self.transfer(at)?,
+            _ => self.delete_and_compact(at)?,
         }
         Ok(())
     }
@@ -62,7 +67,7 @@ impl World {
                 self.schedule(1_000, Event::Response(tag, Box::new(Outcome::Lost)));
             }
         }
-        let after = self.rng.random_range(1_000..3_000_000);
+        let after = self.rng.random_range(1_000..3_000_000) * self.settings.stretch();
         self.schedule(after, Event::Boot(at));
     }
 
@@ -90,8 +95,72 @@ impl World {
         }
         let number = self.faults;
         self.network.cut(number, ways);
-        let lasts = self.rng.random_range(100_000..8_000_000);
+        let lasts = self.rng.random_range(100_000..8_000_000) * self.settings.stretch();
         self.schedule(lasts, Event::Heal(number));
+    }
+
+    /// A member deletes, and compacts at that very revision; soon afterwards it crashes.
+    fn delete_and_compact(&mut self, at: usize) -> Check {
+        let key = Bytes::from(format!(
+            "k{:02}",
+            self.rng.random_range(0..self.settings.keys)
+        ));
+        let (put, delete) = (pb::PutRequest::default(), pb::DeleteRangeRequest::default());
+        let requests = [
+            pb::InternalRaftRequest {
+                put: Some(pb::PutRequest {
+                    key: key.clone(),
+                    ..put
+                }),
+                ..Default::default()
+            },
+            pb::InternalRaftRequest {
+                delete_range: Some(pb::DeleteRangeRequest { key, ..delete }),
+                ..Default::default()
+            },
+        ];
+        let crash = Event::CrashCompacted(at, self.nodes[at].start);
+        let after = self.rng.random_range(1_000..200_000);
+        self.schedule(after, crash);
+        self.with(at, |running| {
+            let proposer = running.proposer.clone();
+            running.spawn(NOBODYS, async move {
+                let mut revision = 0;
+                for request in requests {
+                    if let Ok(Reply::DeleteRange(reply)) = proposer.propose(request).await {
+                        revision = reply.header.map_or(0, |header| header.revision);
+                    }
+                }
+                if revision == 0 {
+                    return Outcome::Lost;
+                }
+                let compaction = pb::InternalRaftRequest {
+                    compaction: Some(pb::CompactionRequest {
+                        revision,
+                        physical: false,
+                    }),
+                    ..Default::default()
+                };
+                // What becomes of it is seen in the log.
+                let _told = proposer.propose(compaction).await;
+                Outcome::Lost
+            });
+        })
+    }
+
+    /// Finishes what is to be compacted, flushes, and crashes.
+    pub(crate) fn crash_compacted(&mut self, at: usize) -> Check {
+        let mut done = Ok(());
+        self.with(at, |running| {
+            let mut finish = || {
+                while running.compact(1000, 1000)? {}
+                let flushed = running.store.backend().flush();
+                flushed.map_err(|error| error.to_string())
+            };
+            done = finish();
+        })?;
+        self.crash(at, true);
+        done
     }
 
     fn transfer(&mut self, at: usize) -> Check {

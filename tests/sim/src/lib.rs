@@ -5,8 +5,10 @@
 //! end. Nothing in it reads a clock or has a thread, so that a seed always gives the same run.
 
 mod answer;
+mod checkpoints;
 mod client;
 mod clients;
+mod clock;
 mod ending;
 mod faults;
 mod history;
@@ -17,6 +19,8 @@ mod node;
 mod raft_checks;
 mod reconfigure;
 mod settings;
+mod snapshots;
+mod tidy;
 mod watch;
 mod wiring;
 mod world;
@@ -49,6 +53,8 @@ pub struct Report {
     pub elections: u64,
     /// Leases that ended by their time.
     pub expired: u64,
+    /// Checkpoints of leases from which a new leader has counted.
+    pub checkpoints: u64,
     /// Events that watchers were given.
     pub events: u64,
     /// How often they resumed.
@@ -57,6 +63,13 @@ pub struct Report {
     pub joined: u64,
     /// See `joined`.
     pub left: u64,
+    /// Snapshots that were sent, states that took the place of others, and installs that crashed in
+    /// the middle.
+    pub sent: u64,
+    /// See `sent`.
+    pub installed: u64,
+    /// See `sent`.
+    pub cut_off: u64,
     /// Entries in the log.
     pub entries: u64,
     /// How long it took, in microseconds of its own time.
@@ -147,6 +160,25 @@ pub fn run_many(seeds: Range<u64>, done: impl Fn(&Report) + Sync) -> Result<Vec<
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// What many runs came to, in a line.
+pub fn summary(reports: &[Report]) -> String {
+    let (seeds, total) = (reports.len(), |of: fn(&Report) -> u64| {
+        reports.iter().map(of).sum::<u64>()
+    });
+    let with = reports.iter().filter(|report| report.installed > 0).count();
+    format!(
+        "{seeds} seeds passed: {} requests answered, {} faults, {} leases expired, {} \
+         checkpoints taken up; {} snapshots installed, in {with} seeds ({} %), {} installs cut off",
+        total(|report| report.answered),
+        total(|report| report.faults),
+        total(|report| report.expired),
+        total(|report| report.checkpoints),
+        total(|report| report.installed),
+        100 * with / seeds.max(1),
+        total(|report| report.cut_off),
+    )
+}
+
 /// Runs a seed with given settings.
 ///
 /// # Errors
@@ -177,10 +209,14 @@ fn run_here(seed: u64, settings: Settings) -> Result<Report, String> {
         faults: world.faults,
         elections: world.checks.elections() as u64,
         expired: world.leases.expired,
+        checkpoints: world.checkpoints.counted,
         events: world.watchers.iter().map(|watcher| watcher.events).sum(),
         resumed: world.watchers.iter().map(|watcher| watcher.resumed).sum(),
         joined: world.joined(),
         left: world.nodes.iter().filter(|node| node.is_removed).count() as u64,
+        sent: world.snapshots.sent,
+        installed: world.snapshots.installed,
+        cut_off: world.snapshots.cut_off,
         entries: world.model.index(),
         lasted: world.now,
         trace: world.trace,

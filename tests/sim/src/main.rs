@@ -22,7 +22,10 @@ fn main() -> ExitCode {
         }
     };
     match trilith_sim::run_many(first..first + count, tell) {
-        Ok(_) => ExitCode::SUCCESS,
+        Ok(reports) => {
+            say(&trilith_sim::summary(&reports));
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             say(&format!("FAILED {error}"));
             ExitCode::FAILURE

@@ -19,7 +19,7 @@ use trilith_server::apply::{Applied, Applier, Entry, Payload, State};
 use trilith_server::auth::AuthStore;
 use trilith_server::cluster::Membership;
 use trilith_server::expiry::Expiry;
-use trilith_server::ids::MemberId;
+use trilith_server::ids::{Index, MemberId};
 use trilith_server::leadership::Leadership;
 use trilith_server::lease::min_ttl;
 use trilith_server::member::{
@@ -37,7 +37,9 @@ use trilith_server::storage::{Backend, Family, MemoryDisk};
 use trilith_server::wait::{AppliedWait, Wait};
 
 use crate::client::Outcome;
+use crate::clock::Clock;
 use crate::settings::Settings;
+use crate::snapshots::OnDisk;
 use crate::wiring::{Sink, ToMember, Unlimited, ask_again, peers};
 
 /// A machine.
@@ -61,13 +63,16 @@ pub(crate) struct Node {
     pub(crate) has_run: bool,
     /// It is none of the cluster any more.
     pub(crate) is_removed: bool,
-}
-
-/// A clock that does not run as others do.
-#[derive(Clone, Copy)]
-pub(crate) struct Clock {
-    /// Thousandths that it runs fast.
-    pub(crate) drift: i64,
+    /// A snapshot that has arrived, on its disk.
+    pub(crate) incoming: OnDisk,
+    /// Since its start one has arrived, and it is about to stop.
+    pub(crate) has_arrived: bool,
+    /// One is being taken.
+    pub(crate) is_receiving: bool,
+    /// How many snapshots it sends.
+    pub(crate) sending: usize,
+    /// Until when its log is not cut, for those who have got one.
+    pub(crate) log_held_until: u64,
 }
 
 /// A member in memory.
@@ -94,6 +99,10 @@ pub(crate) struct Running {
     pub(crate) write_due: bool,
     pub(crate) apply_due: bool,
     pub(crate) committed_seen: u64,
+    /// Up to where the log was cut last.
+    pub(crate) cut: Index,
+    /// Whether it kept deadlines of leases when somebody looked last.
+    pub(crate) was_primary: bool,
 }
 
 /// What a member has given since somebody looked.
@@ -102,19 +111,6 @@ pub(crate) struct Outbox {
     pub(crate) messages: Vec<raftpb::Message>,
     pub(crate) works: Vec<ApplyWork>,
     pub(crate) done: Vec<(u64, Outcome)>,
-}
-
-impl Clock {
-    pub(crate) fn local(self, now: u64) -> u64 {
-        let thousandths = u64::try_from(1000 + self.drift).expect("a drift is small");
-        now * thousandths / 1000
-    }
-
-    /// How long `local` lasts.
-    pub(crate) fn lasts(self, local: u64) -> u64 {
-        let thousandths = u64::try_from(1000 + self.drift).expect("a drift is small");
-        local * 1000 / thousandths
-    }
 }
 
 impl Node {
@@ -132,6 +128,11 @@ impl Node {
             is_founder,
             has_run: false,
             is_removed: false,
+            incoming: OnDisk::default(),
+            has_arrived: false,
+            is_receiving: false,
+            sending: 0,
+            log_held_until: 0,
         }
     }
 
@@ -253,6 +254,8 @@ impl Node {
             running.member.lock().tear_write();
         }
         drop(running);
+        (self.has_arrived, self.is_receiving) = (false, false);
+        (self.sending, self.log_held_until) = (0, 0);
         if power {
             self.log.crash(rng);
         }
@@ -473,6 +476,8 @@ impl Parts {
             write_due: false,
             apply_due: false,
             committed_seen: self.committed_seen,
+            cut: Index::default(),
+            was_primary: false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Changes of the membership: members come as learners or voters, are promoted, and go.
 
 use rand::Rng;
+use trilith_proto::{etcdserverpb as pb, membershippb};
 use trilith_server::cluster::{Change, Member};
 use trilith_server::ids::MemberId;
 use trilith_server::reconfigure::conf_change;
@@ -30,6 +31,25 @@ impl World {
             running.spawn(NOBODYS, async move {
                 // Whether it takes effect is seen in the log.
                 let _told = proposer.change_members(change).await;
+                Outcome::Lost
+            });
+        })
+    }
+
+    /// Some member raises the version of the cluster, as the leader does in the server.
+    pub(crate) fn agree_on_version(&mut self) -> Check {
+        let asked = self.rng.random_range(0..self.nodes.len());
+        let request = pb::InternalRaftRequest {
+            cluster_version_set: Some(Box::new(membershippb::ClusterVersionSetRequest {
+                ver: "3.7.0".to_owned(),
+            })),
+            ..Default::default()
+        };
+        self.with(asked, |running| {
+            let proposer = running.proposer.clone();
+            running.spawn(NOBODYS, async move {
+                // Whether it takes effect is seen in the log.
+                let _told = proposer.propose(request).await;
                 Outcome::Lost
             });
         })
@@ -79,4 +99,4 @@ fn member(id: MemberId, port: u16, is_learner: bool) -> Member {
 }
 
 /// Requests of no client.
-const NOBODYS: u64 = u64::MAX;
+pub(crate) const NOBODYS: u64 = u64::MAX;

@@ -27,10 +27,20 @@ pub struct Settings {
     pub election_ticks: usize,
     /// `--pre-vote`.
     pub pre_vote: bool,
+    /// Most requests are about leases.
+    pub leases: bool,
+    /// All takes ten times as long, rests last for many seconds, and leases live for minutes.
+    pub is_long: bool,
     /// The gate for lease checkpoints.
     pub checkpoints: bool,
     /// `--snapshot-catchup-entries`.
     pub catch_up_entries: u64,
+    /// Whether logs are cut although members may be behind, who then get the state.
+    pub snapshots: bool,
+    /// `--snapshot-count`.
+    pub snapshot_count: u64,
+    /// How long a log is not cut after a snapshot was sent.
+    pub log_held: u64,
     /// How long a client rests between two requests, at most.
     pub rest: u64,
     /// How long a message takes, at most, but for those that are reordered.
@@ -62,7 +72,8 @@ impl Settings {
         } else {
             0
         };
-        Self {
+        let is_long = rng.random_bool(0.12);
+        let settings = Self {
             voters,
             spares: spares.min(5 - voters.min(5)),
             clients: rng.random_range(3..=10),
@@ -73,8 +84,13 @@ impl Settings {
             heartbeat: 100_000,
             election_ticks: rng.random_range(5..=12),
             pre_vote: rng.random_bool(0.8),
+            leases: rng.random_bool(0.3),
+            is_long,
             checkpoints: rng.random_bool(0.5),
             catch_up_entries: [0, 3, 100][rng.random_range(0..3)],
+            snapshots: rng.random_bool(0.7),
+            snapshot_count: [1, 20, 100][rng.random_range(0..3)],
+            log_held: [0, 1_000_000, 30_000_000][rng.random_range(0..3)],
             rest: [5_000, 50_000, 150_000][rng.random_range(0..3)],
             latency: [500, 3_000, 30_000][rng.random_range(0..3)],
             lost: [0, 5, 50][rng.random_range(0..3)],
@@ -85,7 +101,24 @@ impl Settings {
             compaction_rows: [1, 7, 1000][rng.random_range(0..3)],
             apply_works: [1, 4, 100][rng.random_range(0..3)],
             drift: [0, 1, 10][rng.random_range(0..3)],
+        };
+        settings.stretched()
+    }
+
+    /// Runs that last for an hour of their own time have as many steps as others.
+    fn stretched(mut self) -> Self {
+        if self.is_long {
+            self.heartbeat *= LONG;
+            self.flush_every *= LONG;
+            self.rest = 20_000_000;
+            self.checkpoints = true;
         }
+        self
+    }
+
+    /// How often longer than in other runs faults last, and what waits for them to be over.
+    pub(crate) fn stretch(&self) -> u64 {
+        if self.is_long { LONG } else { 1 }
     }
 
     /// The time without a leader after which members stand for election.
@@ -93,6 +126,9 @@ impl Settings {
         self.heartbeat * self.election_ticks as u64
     }
 }
+
+/// See [`Settings::stretch`].
+const LONG: u64 = 10;
 
 /// The lease of a number that clients give it.
 pub(crate) fn lease(number: i64) -> LeaseId {

@@ -7,9 +7,10 @@ use rand::{Rng, SeedableRng};
 use trilith_proto::raftpb;
 use trilith_server::apply::{Entry, Payload};
 use trilith_server::cluster::bootstrap::{Bootstrap, NewMember};
-use trilith_server::ids::{Index, MemberId};
+use trilith_server::ids::MemberId;
 use trilith_server::lease::min_ttl;
 
+use crate::checkpoints::Checkpoints;
 use crate::client::Outcome;
 use crate::history::History;
 use crate::leases::Leases;
@@ -18,6 +19,7 @@ use crate::network::Network;
 use crate::node::{Node, entries};
 use crate::raft_checks::RaftChecks;
 use crate::settings::Settings;
+use crate::snapshots::{Snapshots, Transfer};
 use crate::watch::Watcher;
 
 /// What is due.
@@ -47,6 +49,16 @@ pub(crate) enum Event {
     Watch(usize),
     /// A member starts.
     Boot(usize),
+    /// A snapshot begins to arrive.
+    SnapshotOffered(Box<Transfer>),
+    /// It has arrived at this start of its receiver, or is cut off.
+    SnapshotComes(Box<Transfer>, u64),
+    /// Its sender hears what became of it.
+    SnapshotTold(usize, u64, MemberId, bool),
+    /// A member stops for the snapshot that it has.
+    Install(usize, u64),
+    /// A member finishes its compactions, and crashes.
+    CrashCompacted(usize, u64),
     /// A fault is over.
     Heal(u64),
 }
@@ -77,6 +89,8 @@ pub(crate) struct World {
     /// How long a sync of each member takes at most.
     pub(crate) sync: Vec<u64>,
     pub(crate) is_settling: bool,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) checkpoints: Checkpoints,
     /// All that has happened, to compare runs.
     pub(crate) trace: u64,
 }
@@ -124,6 +138,8 @@ impl World {
             faults: 0,
             removals: 0,
             is_settling: false,
+            snapshots: Snapshots::default(),
+            checkpoints: Checkpoints::default(),
             trace: seed,
             settings,
         };
@@ -163,7 +179,11 @@ impl World {
             | Event::Written(at, _)
             | Event::Apply(at, _)
             | Event::Tidy(at, _)
-            | Event::Request(at, _) => *at,
+            | Event::Request(at, _)
+            | Event::SnapshotTold(at, ..)
+            | Event::CrashCompacted(at, _)
+            | Event::Install(at, _) => *at,
+            Event::SnapshotOffered(transfer) | Event::SnapshotComes(transfer, _) => transfer.to,
             Event::Deliver(message) => self.find(message.to)?,
             _ => return None,
         };
@@ -209,7 +229,15 @@ impl World {
                 self.network.heal(number);
                 Ok(())
             }
-            _ => Ok(()),
+            Event::CrashCompacted(at, start) if is_current(&self.nodes, at, start) => {
+                self.crash_compacted(at)
+            }
+            Event::Install(at, start) if is_current(&self.nodes, at, start) => {
+                let power = self.rng.random_bool(0.2);
+                self.crash(at, power);
+                Ok(())
+            }
+            event => self.carry_snapshot(event),
         }
     }
 
@@ -234,6 +262,7 @@ impl World {
         self.wake(at);
         let node = &mut self.nodes[at];
         self.checks.check(node)?;
+        self.check_promotion(at)?;
         let Some(running) = &self.nodes[at].running else {
             return Ok(());
         };
@@ -281,6 +310,10 @@ impl World {
             return Ok(());
         }
         let id = node.id;
+        if !self.resume_install(at)? {
+            return Ok(());
+        }
+        let node = &mut self.nodes[at];
         node.boot(self.now, &self.settings, &mut self.rng)
             .map_err(|error| format!("{id} does not start: {error}"))?;
         let (start, interval) = (node.start, node.clock.lasts(self.settings.heartbeat));
@@ -349,6 +382,9 @@ impl World {
                 self.leases.ended(revoke.id, self.now)?;
             }
         }
+        if let Some(request) = &request {
+            self.checkpoints.learn(index, request);
+        }
         let payload = match &entry.payload {
             Payload::Request(data, _) => Payload::Request(data.clone(), None),
             change => change.clone(),
@@ -357,30 +393,9 @@ impl World {
         self.model.apply(request.as_ref())
     }
 
-    /// Flushes the state, lets the log forget what the flushed state holds, and removes some of
-    /// what was compacted.
-    fn tidy(&mut self, at: usize) -> Check {
-        let start = self.nodes[at].start;
-        let every = self.settings.flush_every;
-        let next = self.rng.random_range(every / 2..every * 2);
-        self.schedule(next, Event::Tidy(at, start));
-        let flushes = self.rng.random_bool(0.7);
-        let batches = self.rng.random_range(1..5);
-        let rows = self.settings.compaction_rows;
-        // Members that are behind get entries, not the state. A leader may also have to go back to
-        // find where their logs part.
-        let everywhere = self.nodes.iter().map(|node| node.applied_max).min();
-        let everywhere = everywhere.unwrap_or(0).saturating_sub(KEPT);
-        let mut result = Ok(());
-        self.with(at, |running| {
-            result = tidy(running, flushes, rows, batches, everywhere)
-        })?;
-        result
-    }
-
     fn send(&mut self, message: raftpb::Message) {
         if message.r#type == raftpb::MessageType::MsgSnap as i32 {
-            return self.refuse_snapshot(&message);
+            return self.send_snapshot(message);
         }
         let arrivals = self
             .network
@@ -398,16 +413,6 @@ impl World {
         }
     }
 
-    /// Members get entries here, never the state: the log is cut accordingly, so that this is rare.
-    fn refuse_snapshot(&self, message: &raftpb::Message) {
-        if let Some(at) = self.find(message.from)
-            && let Some(running) = &self.nodes[at].running
-        {
-            let peer = MemberId::new(message.to);
-            running.handle.report_snapshot(peer, false);
-        }
-    }
-
     fn deliver(&mut self, message: raftpb::Message) -> Check {
         let Some(at) = self.find(message.to) else {
             return Ok(());
@@ -415,9 +420,14 @@ impl World {
         if self.network.is_cut(message.from, message.to) {
             return Ok(());
         }
-        let Some(running) = &self.nodes[at].running else {
+        let node = &self.nodes[at];
+        let Some(running) = &node.running else {
             return Ok(());
         };
+        if node.has_arrived {
+            // As in the server: the answer would be about the log that makes way.
+            return Ok(());
+        }
         // What cannot be taken is lost.
         let _refused = running.handle.step(message);
         self.wake(at);
@@ -434,26 +444,6 @@ impl World {
             self.trace = self.trace.rotate_left(5) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         }
     }
-}
-
-fn tidy(
-    running: &mut crate::node::Running,
-    flushes: bool,
-    rows: usize,
-    batches: usize,
-    everywhere: u64,
-) -> Check {
-    running.compact(rows, batches)?;
-    if flushes {
-        let flushed = running.store.backend().flush();
-        flushed.map_err(|error| error.to_string())?;
-    }
-    let durable = running.store.persisted_applied();
-    let (durable, _) = durable.map_err(|error| error.to_string())?;
-    running
-        .handle
-        .compact_log(durable.min(Index::new(everywhere)));
-    Ok(())
 }
 
 fn is_same(one: &Payload, other: &Payload) -> bool {
@@ -473,6 +463,3 @@ fn bootstrap(voters: usize) -> Bootstrap {
         .collect();
     Bootstrap::new(&members, "sim").expect("their URLs differ")
 }
-
-/// Entries that all members have and that are kept all the same.
-const KEPT: u64 = 50;

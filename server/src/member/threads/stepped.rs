@@ -139,6 +139,17 @@ impl SteppedMember {
         state.map_err(|error| error.to_string())
     }
 
+    /// As [`MemberHandle::offer_snapshot`], without waiting for a thread.
+    ///
+    /// # Errors
+    ///
+    /// When it is none that a peer may send, or the queue is full.
+    pub fn offer_snapshot(&mut self, message: raftpb::Message) -> Result<bool, OfferRefused> {
+        let answer = self.raft.shared.offer(message)?;
+        self.round(None);
+        Ok(answer.try_recv().expect("the round takes all requests"))
+    }
+
     /// How far another member's log is.
     pub fn progress(&self, id: MemberId) -> Progress {
         self.raft.member.progress(id)
