@@ -59,18 +59,28 @@ impl World {
             return Ok(());
         }
         let applied = running.store.applied().0.get();
-        for (lease, left) in self.checkpoints.left(applied).collect::<Vec<_>>() {
+        let known: Vec<_> = self.checkpoints.left(applied).collect();
+        // Only there the clock is the member's.
+        let given = running.run(node.clock.local(self.now), |running| {
+            let of = |(lease, _): &(i64, i64)| {
+                let lessor = &running.primary.lessor;
+                lessor.time_to_live(LeaseId::new(*lease))
+            };
+            known.iter().map(of).collect::<Vec<_>>()
+        });
+        for ((lease, left), given) in known.into_iter().zip(given) {
             let Some(TimeToLive {
                 remaining: Some(given),
-                ..
-            }) = lessor.time_to_live(LeaseId::new(lease))
+                granted,
+            }) = given
             else {
                 continue;
             };
             self.checkpoints.counted += 1;
             if given > left + extension.cast_signed() {
                 return Err(format!(
-                    "{id} leads and gives lease {lease} {given} s, of which {left} s were left"
+                    "{id}, at entry {applied}, leads and gives lease {lease} of {granted} s {given} s: {:?}",
+                    self.checkpoints.said.get(&lease)
                 ));
             }
         }
