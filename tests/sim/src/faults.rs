@@ -10,6 +10,7 @@ use trilith_server::apply::Reply;
 use trilith_server::ids::MemberId;
 
 use crate::client::Outcome;
+use crate::node::Running;
 use crate::reconfigure::NOBODYS;
 use crate::world::{Check, Event, World};
 
@@ -151,14 +152,7 @@ impl World {
     /// Finishes what is to be compacted, flushes, and crashes.
     pub(crate) fn crash_compacted(&mut self, at: usize) -> Check {
         let mut done = Ok(());
-        self.with(at, |running| {
-            let mut finish = || {
-                while running.compact(1000, 1000)? {}
-                let flushed = running.store.backend().flush();
-                flushed.map_err(|error| error.to_string())
-            };
-            done = finish();
-        })?;
+        self.with(at, |running| done = finish(running))?;
         self.crash(at, true);
         done
     }
@@ -171,4 +165,11 @@ impl World {
             let _refused = running.handle.transfer_leader(to);
         })
     }
+}
+
+/// Compacts all that is to be compacted, and flushes.
+fn finish(running: &mut Running) -> Check {
+    while running.compact(1000, 1000)? {}
+    let flushed = running.store.backend().flush();
+    flushed.map_err(|error| error.to_string())
 }

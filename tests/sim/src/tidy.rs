@@ -21,8 +21,7 @@ impl World {
         let may_cut = !self.is_log_held(at);
         let mut result = Ok(());
         self.with(at, |running| {
-            let mut tidied = || {
-                running.compact(rows, batches)?;
+            result = running.compact(rows, batches).and_then(|_more| {
                 if flushes {
                     let flushed = running.store.backend().flush();
                     flushed.map_err(|error| error.to_string())?;
@@ -31,8 +30,7 @@ impl World {
                     true => cut(running, count, floor),
                     false => Ok(()),
                 }
-            };
-            result = tidied();
+            });
         })?;
         result
     }
