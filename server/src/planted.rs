@@ -6,8 +6,8 @@
 //! - A watch that goes back in time after a snapshot (etcd #15271): no watcher outlives an install,
 //!   which is a restart. Clients resume, and what they are then given is checked.
 //! - A progress of one stream that counts for another, starved watchers: each has a cursor.
-//! - Two owners of one database file (etcd #14685, #20271): the state's file is RocksDB's, which the
-//!   simulation has no part of; the crash tests of `storage` have.
+//! - Two owners of one database file (etcd #14685, #20271): the state's file is RocksDB's, and
+//!   not simulated; the crash tests of `storage` have.
 //! - Caches of rights that differ after a snapshot: no request of the simulation is authenticated.
 //!
 //! Without the feature `simulation` no bug can be planted: the places then cost nothing.

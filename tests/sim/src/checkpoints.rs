@@ -79,7 +79,7 @@ impl World {
             self.checkpoints.counted += 1;
             if given > left + extension.cast_signed() {
                 return Err(format!(
-                    "{id}, at entry {applied}, leads and gives lease {lease} of {granted} s {given} s: {:?}",
+                    "{id}, at entry {applied}, gives lease {lease} of {granted} s {given} s: {:?}",
                     self.checkpoints.said.get(&lease)
                 ));
             }
