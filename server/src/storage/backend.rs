@@ -18,6 +18,7 @@ use self_cell::self_cell;
 use super::memory::{Memory, MemoryDisk};
 
 use super::directory::{FORMAT_FILE, is_marked, prepare_directory, sync_directory};
+use super::notices::Notices;
 use crate::quiet;
 use crate::storage::{BackendOptions, Batch, Family, StorageError, View, options};
 
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     write: WriteOptions,
     /// The reason of the first failed write or flush. Invariant: once set, nothing is written.
     latch: OnceLock<String>,
+    notices: Notices,
     /// Rows written since the last flush, and their bytes: the average size of what is unflushed.
     pub(super) written_rows: AtomicU64,
     pub(super) written_bytes: AtomicU64,
@@ -101,15 +103,17 @@ impl Backend {
     pub fn open(dir: &Path, options: &BackendOptions) -> Result<Self, StorageError> {
         prepare_directory(dir)?;
         quiet::start_merges(|| options::start_merging(options))?;
-        let db =
-            DB::open_cf_descriptors(&options::database(options), dir, options::families(options))
-                .map_err(|error| StorageError::Directory {
+        let notices = Notices::default();
+        let database = options::database(options, &notices);
+        let db = DB::open_cf_descriptors(&database, dir, options::families(options)).map_err(
+            |error| StorageError::Directory {
                 action: "open the state in",
                 path: dir.to_owned(),
                 reason: error.to_string(),
-            })?;
+            },
+        )?;
         sync_directory(dir)?;
-        Self::around(db)
+        Self::around(db, notices)
     }
 
     /// Opens the state in `dir` for reading alone. Writes nothing into it; a write fails.
@@ -126,17 +130,20 @@ impl Backend {
                 reason,
             });
         }
-        let (database, families) = (options::database(&options), options::families(&options));
+        let notices = Notices::default();
+        let database = options::database(&options, &notices);
+        let families = options::families(&options);
         let fail_if_log = false;
         let db = DB::open_cf_descriptors_read_only(&database, dir, families, fail_if_log);
-        Self::around(db.map_err(|error| StorageError::Directory {
+        let db = db.map_err(|error| StorageError::Directory {
             action: "open the state in",
             path: dir.to_owned(),
             reason: error.to_string(),
-        })?)
+        })?;
+        Self::around(db, notices)
     }
 
-    fn around(db: DB) -> Result<Self, StorageError> {
+    fn around(db: DB, notices: Notices) -> Result<Self, StorageError> {
         let open = OpenDatabase::try_new(db, |db| {
             let handles = Family::ALL.iter().map(|family| {
                 db.cf_handle(family.name())
@@ -147,12 +154,12 @@ impl Backend {
             });
             handles.collect::<Result<Vec<_>, _>>().map(Handles)
         })?;
-        let backend = Self::over(Engine::RocksDb(open));
+        let backend = Self::over(Engine::RocksDb(open), notices);
         backend.measure();
         Ok(backend)
     }
 
-    fn over(engine: Engine) -> Self {
+    fn over(engine: Engine, notices: Notices) -> Self {
         let mut read_persisted = ReadOptions::default();
         read_persisted.set_read_tier(ReadTier::Persisted);
         Self {
@@ -162,6 +169,7 @@ impl Backend {
                 read_persisted,
                 write: options::write(),
                 latch: OnceLock::new(),
+                notices,
                 written_rows: AtomicU64::new(0),
                 written_bytes: AtomicU64::new(0),
                 measuring: Mutex::new(()),
@@ -174,7 +182,7 @@ impl Backend {
     /// Opens what `disk` holds; it must not be open already.
     #[cfg(feature = "simulation")]
     pub fn open_in_memory(disk: &MemoryDisk) -> Self {
-        Self::over(Engine::Memory(Memory::open(disk)))
+        Self::over(Engine::Memory(Memory::open(disk)), Notices::default())
     }
 
     /// The state in memory, if it is one of the simulation.
@@ -287,7 +295,9 @@ impl Backend {
             .map_err(|error| StorageError::database("read a property", &error))?
             .unwrap_or(0);
         if failures > 0 {
-            let reason = format!("{failures} background errors, see the LOG file of the state");
+            let known = self.shared.notices.failure();
+            let error = known.unwrap_or("what RocksDB has told is in the log of this member");
+            let reason = format!("RocksDB failed in the background: {error}");
             let _ = self.shared.latch.set(reason);
         }
         self.check_latch()

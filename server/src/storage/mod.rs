@@ -17,6 +17,7 @@ mod flush_policy;
 #[cfg(feature = "simulation")]
 mod memory;
 mod merges;
+mod notices;
 mod options;
 mod rows;
 mod sizes;

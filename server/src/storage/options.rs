@@ -2,9 +2,10 @@
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Env,
-    FlushOptions, LogLevel, Options, WriteOptions,
+    FlushOptions, Options, WriteOptions,
 };
 
+use super::notices::Notices;
 use crate::storage::{Family, StorageError};
 
 /// What an operator may change about the state. The defaults keep memory modest: it is a promise
@@ -54,7 +55,7 @@ pub(super) fn start_merging(options: &BackendOptions) -> Result<(), StorageError
     Ok(())
 }
 
-pub(super) fn database(options: &BackendOptions) -> Options {
+pub(super) fn database(options: &BackendOptions, notices: &Notices) -> Options {
     let mut db = Options::default();
     db.create_if_missing(true);
     db.create_missing_column_families(true);
@@ -72,9 +73,7 @@ pub(super) fn database(options: &BackendOptions) -> Options {
     // The directory is walked once at start otherwise, which costs seconds on large states.
     db.set_skip_stats_update_on_db_open(true);
     db.set_bytes_per_sync(1 << 20);
-    db.set_keep_log_file_num(2);
-    db.set_max_log_file_size(1 << 20);
-    db.set_log_level(LogLevel::Warn);
+    db.set_info_logger(notices.logger());
     db.set_stats_dump_period_sec(0);
     db.set_stats_persist_period_sec(0);
     db.set_max_manifest_file_size(16 << 20);
