@@ -64,13 +64,22 @@ fn main() -> ExitCode {
     match (loaded.outcome, opened) {
         (_, Err(error)) => refuse(&error.to_string(), 1),
         (Err(Stop::Refused(error)), _) => refuse_config(&error),
-        (Ok(config), Ok(())) => run(*config),
+        (Ok(config), Ok(())) => leave(run(*config)),
         (Err(Stop::Print { code, .. }), _) => ExitCode::from(code),
     }
 }
 
-/// Runs the member until it is told to stop.
-fn run(config: Config) -> ExitCode {
+/// Ends the process, and leaves out what is due at the end of one.
+///
+/// What has to be on disk is there. Threads may still read the state for clients that are gone: a
+/// hash is computed to its end, and a snapshot's thread only notices at its next blob. RocksDB's
+/// locks are among what an orderly end takes down, and a thread that then wants one aborts.
+fn leave(code: u8) -> ! {
+    signal_hook::low_level::exit(code.into())
+}
+
+/// Runs the member until it is told to stop; gives the exit code.
+fn run(config: Config) -> u8 {
     // It only waits: the member has runtimes of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -84,7 +93,7 @@ fn run(config: Config) -> ExitCode {
         Err(error) => Err(NodeError::Thread(error)),
     };
     match ran {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(NodeError::Discovery(error)) => {
             let service = discovery.as_ref();
             warn!(
@@ -94,11 +103,11 @@ fn run(config: Config) -> ExitCode {
                 "failed to bootstrap; discovery token was already used"
             );
             warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
-            ExitCode::FAILURE
+            1
         }
         Err(error) => {
             error!(target: FATAL, %error, "failed to start etcd");
-            ExitCode::FAILURE
+            1
         }
     }
 }
@@ -122,7 +131,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
                 _ = interrupt.recv() => {}
             }
             warn!("received a second signal; exiting at once");
-            std::process::exit(1);
+            leave(1);
         });
     })
 }
