@@ -43,6 +43,7 @@ pub mod storage;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod metrics;
 pub mod pipe;
 pub mod planted;
 pub mod progress;

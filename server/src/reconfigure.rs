@@ -13,6 +13,7 @@ use crate::cluster::{Change, Member, Membership};
 use crate::error::RequestError;
 use crate::ids::MemberId;
 use crate::member::{ConfChange, ConfChangeKind, MemberHandle, Progress};
+use crate::metrics::Server;
 use crate::peer::Peers;
 use crate::propose::{Proposer, refused};
 
@@ -31,6 +32,8 @@ pub struct Reconfigurer {
     pub peers: Peers,
     /// `--strict-reconfig-check`: refuse changes that could cost the quorum.
     pub is_strict: bool,
+    /// Counts promotions.
+    pub server: Server,
 }
 
 impl Reconfigurer {
@@ -122,6 +125,16 @@ impl Reconfigurer {
     ///
     /// [`RequestError::NotLeader`] when it is not.
     pub async fn promote_here(&self, id: MemberId) -> Result<(), RequestError> {
+        let promoted = self.try_to_promote(id).await;
+        match &promoted {
+            Ok(()) => self.server.promotions.inc(),
+            Err(RequestError::NotLeader) => {}
+            Err(error) => self.server.promotion_failed(error.text()),
+        }
+        promoted
+    }
+
+    async fn try_to_promote(&self, id: MemberId) -> Result<(), RequestError> {
         let member = self.member.clone();
         let progress = tokio::task::spawn_blocking(move || member.progress(id)).await;
         match progress.map_err(|_panicked| RequestError::Stopped)? {

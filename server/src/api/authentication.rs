@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::auth::AuthStore;
+use crate::metrics::Counter;
 
 /// Refuses a call to `method` of `service` while authentication is on.
 pub(super) fn check(auth: &AuthStore, service: &str, method: &str) -> Result<(), Status> {
@@ -25,13 +26,16 @@ pub(super) fn check(auth: &AuthStore, service: &str, method: &str) -> Result<(),
 pub struct CheckedRequests<R> {
     requests: R,
     auth: AuthStore,
+    /// Counts streams that break here, and not because the client has gone.
+    failures: Counter,
 }
 
 impl<R> CheckedRequests<R> {
-    pub(super) fn new(requests: R, auth: &AuthStore) -> Self {
+    pub(super) fn new(requests: R, auth: &AuthStore, failures: &Counter) -> Self {
         Self {
             requests,
             auth: auth.clone(),
+            failures: failures.clone(),
         }
     }
 }
@@ -43,6 +47,12 @@ impl<T, R: Stream<Item = Result<T, Status>> + Unpin> Stream for CheckedRequests<
         let request = ready!(Pin::new(&mut self.requests).poll_next(context));
         Poll::Ready(match request {
             Some(Ok(_)) if self.auth.is_enabled() => Some(Err(missing())),
+            Some(Err(broken)) => {
+                if UNREADABLE.contains(&broken.code()) {
+                    self.failures.inc();
+                }
+                Some(Err(broken))
+            }
             other => other,
         })
     }
@@ -54,6 +64,9 @@ fn missing() -> Status {
          clients; turn it off through a member that runs etcd ('etcdctl auth disable')",
     )
 }
+
+/// What a stream ends with when its bytes are no requests, or too many.
+const UNREADABLE: [Code; 3] = [Code::Internal, Code::OutOfRange, Code::ResourceExhausted];
 
 /// What is answered all the same: it names members and tells how they are, so that operators can
 /// see what they have, and nothing of keys or users. The service Auth is not served in any case.
@@ -69,6 +82,7 @@ mod tests {
     use trilith_proto::etcdserverpb as pb;
 
     use super::*;
+    use crate::metrics::Metrics;
     use crate::storage::{Backend, BackendOptions};
 
     fn enable(auth: &AuthStore, backend: &Backend) {
@@ -90,8 +104,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder for the test");
         let backend = Backend::open(dir.path(), &BackendOptions::default()).expect("a new state");
         let auth = AuthStore::load(&backend.view()).expect("no users yet");
-        let requests = stream::iter([Ok(1), Ok(2), Err(Status::cancelled("gone"))]);
-        let mut requests = CheckedRequests::new(requests, &auth);
+        let gone = Err(Status::cancelled("gone"));
+        let requests = stream::iter([Ok(1), Ok(2), gone, Err(Status::internal("junk"))]);
+        let failures = Metrics::new().network.stream_failures().watch;
+        let mut requests = CheckedRequests::new(requests, &auth, &failures);
         assert!(check(&auth, "etcdserverpb.KV", "Range").is_ok());
         assert!(matches!(requests.next().await, Some(Ok(1))));
         enable(&auth, &backend);
@@ -101,7 +117,7 @@ mod tests {
             requests.next().await.expect("a second request").map(|_| ()),
         ] {
             let refused = refused.expect_err("authentication is on");
-            assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+            assert_eq!(refused.code(), Code::FailedPrecondition);
         }
         assert!(check(&auth, "etcdserverpb.Maintenance", "Status").is_ok());
         let broken = requests
@@ -109,6 +125,9 @@ mod tests {
             .await
             .expect("a third")
             .expect_err("a broken stream");
-        assert_eq!(broken.code(), tonic::Code::Cancelled);
+        assert_eq!(broken.code(), Code::Cancelled);
+        assert_eq!(failures.get(), 0);
+        assert!(requests.next().await.is_some_and(|junk| junk.is_err()));
+        assert_eq!(failures.get(), 1);
     }
 }

@@ -3,11 +3,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
@@ -28,11 +31,15 @@ use super::{ClusterService, KvService, LeaseService, MaintenanceService, WatchSe
 use crate::auth::AuthStore;
 use crate::limits::{GRPC_OVERHEAD_BYTES, GRPC_SEND_BYTES_MAX};
 
+/// Tells what is counted, in Prometheus' text format.
+pub type Scrape = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+
 /// All services of the client port.
 #[derive(Clone)]
 #[expect(missing_docs, reason = "each field is the service it is named after")]
 pub struct Services {
     pub auth: AuthStore,
+    pub scrape: Scrape,
     pub kv: KvService,
     pub watch: WatchService,
     pub lease: LeaseService,
@@ -47,6 +54,7 @@ pub(super) struct Dispatch {
     header: HeaderSource,
     leader_loss: LeaderLoss,
     auth: AuthStore,
+    scrape: Scrape,
     warn_after: Duration,
     kv: KvServer<KvService>,
     watch: WatchServer<WatchService>,
@@ -113,6 +121,7 @@ impl Dispatch {
             leader_loss: LeaderLoss::look_out(services.kv.header.clone(), election_timeout),
             header: services.kv.header.clone(),
             auth: services.auth.clone(),
+            scrape: services.scrape.clone(),
             warn_after,
             kv: limited!(KvServer, services.kv),
             watch: limited!(WatchServer, services.watch),
@@ -139,6 +148,10 @@ impl Dispatch {
 
     fn route(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
+        if path == METRICS_PATH {
+            let answer = metrics((self.scrape)());
+            return Box::pin(async { Ok(answer) });
+        }
         let checked = metadata::check_learner(path, &self.header);
         let checked = checked.and_then(|()| metadata::check(request.headers(), &self.header));
         if let Err(error) = checked {
@@ -178,6 +191,17 @@ impl Dispatch {
         }
     }
 }
+
+/// What is counted, to whoever asks.
+fn metrics(text: Vec<u8>) -> Response<Body> {
+    let mut answer = Response::new(Body::new(Full::from(text)));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+/// Where Prometheus looks.
+const METRICS_PATH: &str = "/metrics";
 
 /// A call that is refused before it reaches a service.
 fn refuse(status: Status) -> Answer {

@@ -20,6 +20,7 @@ use crate::auth::AuthStore;
 use crate::error::RequestError;
 use crate::ids::LeaseId;
 use crate::lease::Lessor;
+use crate::metrics::Counter;
 use crate::primary::Primary;
 use crate::propose::Proposer;
 use crate::quota;
@@ -39,6 +40,8 @@ pub struct LeaseService {
     pub lessor: Lessor,
     /// Their deadlines.
     pub primary: Primary,
+    /// Counts streams that break.
+    pub failures: Counter,
 }
 
 #[tonic::async_trait]
@@ -86,7 +89,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<KeepAliveStream>, Status> {
-        let requests = CheckedRequests::new(request.into_inner(), &self.auth);
+        let requests = CheckedRequests::new(request.into_inner(), &self.auth, &self.failures);
         let stream = KeepAliveStream {
             service: self.clone(),
             requests: Some(requests),

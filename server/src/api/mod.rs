@@ -29,7 +29,7 @@ mod watch;
 mod list_tests;
 
 pub use cluster::ClusterService;
-pub use dispatch::Services;
+pub use dispatch::{Scrape, Services};
 pub use header::HeaderSource;
 pub use kv::KvService;
 pub use lease::LeaseService;

@@ -173,6 +173,11 @@ impl MemberTable {
         self.removed.contains(&id)
     }
 
+    /// Those that were members once.
+    pub fn removed(&self) -> impl Iterator<Item = MemberId> {
+        self.removed.iter().copied()
+    }
+
     /// The cluster version; `None` until the first leader has set it.
     pub fn version(&self) -> Option<Version> {
         self.version

@@ -52,8 +52,8 @@ const HTTP: Missing = missing(
     "leave it out, and use gRPC on --listen-client-urls",
 );
 const METRICS: Missing = missing(
-    "Trilith exports no metrics yet",
-    "leave it out, and use `etcdctl endpoint status`",
+    "Trilith serves its metrics, which are the basic ones, to clients only",
+    "leave it out, and scrape /metrics of --listen-client-urls",
 );
 const PROFILING: Missing = missing(
     "Trilith has no profiling over HTTP",

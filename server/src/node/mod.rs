@@ -10,6 +10,7 @@ mod endpoints;
 mod ends;
 mod error;
 mod fatal;
+mod heartbeats;
 pub mod install;
 mod join;
 mod lease_endpoints;

@@ -13,6 +13,7 @@ use crate::cluster::{MemberTable, Membership};
 use crate::config::Config;
 use crate::ids::MemberId;
 use crate::member::MemberHandle;
+use crate::metrics::Network;
 use crate::peer::{PeerOptions, PeerTimeouts, Peers, Piece, RaftPort, Received};
 
 /// The thread of the connections to peers, which shares nothing with those to clients.
@@ -160,6 +161,7 @@ pub(super) fn connect(
     config: &Config,
     identity: &Identity,
     runtime: &PeerRuntime,
+    network: Network,
     port: Arc<ToMember>,
 ) -> Peers {
     let advertised = config.initial_advertise_peer_urls.iter();
@@ -174,6 +176,7 @@ pub(super) fn connect(
             write: config.raft_write_timeout,
         },
         request_bytes_max: config.max_request_bytes,
+        network,
     };
     Peers::new(&options, runtime.handle().clone(), port)
 }

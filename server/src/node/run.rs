@@ -18,6 +18,7 @@ use super::peers::PeerRuntime;
 use super::serve::{Ended, serve};
 use crate::api::Reuse;
 use crate::config::{Config, MemberUrl};
+use crate::metrics::Metrics;
 use crate::storage::Closed;
 
 /// Serves `config`'s member until `shutdown` resolves; then finishes what is in flight and closes.
@@ -40,6 +41,8 @@ pub async fn run(
         )?,
     };
     let config = Arc::new(config);
+    // What is counted goes on from one life to the next.
+    let metrics = Metrics::new();
     let (stop, stopped) = watch::channel(false);
     let told = tokio::spawn(async move {
         shutdown.await;
@@ -48,7 +51,7 @@ pub async fn run(
         stop.closed().await;
     });
     let ended = loop {
-        match live(&config, &bound, stopped.clone()).await {
+        match live(&config, &bound, &metrics, stopped.clone()).await {
             Ok(true) => tracing::info!("starting again, with the state of a snapshot"),
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
@@ -62,6 +65,7 @@ pub async fn run(
 async fn live(
     config: &Arc<Config>,
     bound: &Bound,
+    metrics: &Metrics,
     stopped: watch::Receiver<bool>,
 ) -> Result<bool, NodeError> {
     let peer_runtime = PeerRuntime::start()?;
@@ -70,9 +74,9 @@ async fn live(
         .build()?;
     let life = {
         let sockets = bound.sockets(&runtime, &peer_runtime)?;
-        let config = config.clone();
+        let (config, metrics) = (config.clone(), metrics.clone());
         runtime.spawn(async move {
-            let ended = serve(config, sockets, &peer_runtime, stopped).await;
+            let ended = serve(config, sockets, &peer_runtime, metrics, stopped).await;
             (ended, peer_runtime)
         })
     };

@@ -21,6 +21,7 @@ use super::disk::Disks;
 use super::endpoints::endpoints;
 use super::ends::{Ends, cut_short, stop_serving};
 use super::error::NodeError;
+use super::heartbeats::Heartbeats;
 use super::peers::{self, PeerRuntime, ToMember};
 use super::publish;
 use super::receive::SnapshotReceiver;
@@ -39,6 +40,7 @@ use crate::ids::{MemberId, RequestId, Revision};
 use crate::leadership::Leadership;
 use crate::lease::min_ttl;
 use crate::member::{ApplyWork, MemberHandle, MemberOptions};
+use crate::metrics::Metrics;
 use crate::mvcc::Store;
 use crate::mvcc::compaction::CompactionOptions;
 use crate::mvcc::watch::WatchHub;
@@ -69,6 +71,7 @@ pub(super) async fn serve(
     config: Arc<Config>,
     sockets: Sockets,
     peer_runtime: &PeerRuntime,
+    metrics: Metrics,
     stop: watch::Receiver<bool>,
 ) -> Result<Ended, NodeError> {
     let opening = config.clone();
@@ -80,7 +83,7 @@ pub(super) async fn serve(
         tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
     }
     let (ends, ended) = Ends::new();
-    let mut node = Node::start(&config, opened, peer_runtime, ends).await?;
+    let mut node = Node::start(&config, opened, peer_runtime, ends, metrics).await?;
     let endpoints = endpoints(
         &node.state,
         node.reconfigurer(&config),
@@ -158,6 +161,7 @@ struct Node {
     stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     opened: boot::Kept,
+    metrics: Metrics,
 }
 
 impl Node {
@@ -166,6 +170,7 @@ impl Node {
         opened: Opened,
         peer_runtime: &PeerRuntime,
         ends: Ends,
+        metrics: Metrics,
     ) -> Result<Self, NodeError> {
         let receiver = SnapshotReceiver::new(config, &opened, Handle::current(), ends.snapshot);
         let (identity, store, log) = (opened.identity, opened.store, opened.log);
@@ -173,7 +178,8 @@ impl Node {
         let state = load_state(config, &store)?;
         let membership = state.membership.clone();
         let to_member = Arc::new(ToMember::new(membership, receiver, ends.removed));
-        let peers = peers::connect(config, &identity, peer_runtime, to_member.clone());
+        let (network, port) = (metrics.network.clone(), to_member.clone());
+        let peers = peers::connect(config, &identity, peer_runtime, network, port);
         let hasher = comparing::hasher(config, id, &state, &peers);
         comparing::before_start(config, opened.is_new, &hasher).await?;
         let snapshots = SnapshotSender::new(&store, &peers, &to_member, Handle::current());
@@ -185,16 +191,11 @@ impl Node {
         let reader_cell = Arc::new(OnceLock::new());
         let sink = Sink {
             committed,
-            leadership: Leadership {
-                id,
-                reader: reader_cell.clone(),
-                wait: wait.clone(),
-                lessor: state.lessor.clone(),
-                lease_extension: config.election_timeout,
-                leader,
-            },
+            leadership: leadership(config, id, &state, &reader_cell, &wait, leader),
             peers: peers.clone(),
             snapshots,
+            heartbeats: Heartbeats::new(config.heartbeat_interval, metrics.server.clone()),
+            server: metrics.server.clone(),
         };
         let options = member_options(config, id, opened.is_new);
         let member = log.start(options, store.applied(), opened.conf_state, Arc::new(sink))?;
@@ -226,6 +227,7 @@ impl Node {
             stop: None,
             threads: Vec::new(),
             opened: opened.kept,
+            metrics,
         };
         let applier = node.applier(applied_wait);
         node.spawn_threads(config, applier, entries, hold)?;
@@ -406,6 +408,24 @@ fn load_state(config: &Config, store: &Store) -> Result<State, NodeError> {
         state.lessor.enable_checkpoints();
     }
     Ok(state)
+}
+
+fn leadership(
+    config: &Config,
+    id: MemberId,
+    state: &State,
+    reader: &Arc<OnceLock<Reader>>,
+    wait: &Arc<Wait<Applied>>,
+    leader: watch::Sender<Led>,
+) -> Leadership {
+    Leadership {
+        id,
+        reader: reader.clone(),
+        wait: wait.clone(),
+        lessor: state.lessor.clone(),
+        lease_extension: config.election_timeout,
+        leader,
+    }
 }
 
 fn space_guard(

@@ -7,12 +7,13 @@ use tokio::sync::{Mutex, watch};
 use super::super::state_endpoints::Asked;
 use super::Node;
 use crate::api::{
-    ClusterService, KvService, LeaseService, MaintenanceService, Services, SnapshotSlots,
+    ClusterService, KvService, LeaseService, MaintenanceService, Scrape, Services, SnapshotSlots,
     WatchService,
 };
 use crate::apply::State;
 use crate::config::Config;
 use crate::corruption::Checks;
+use crate::metrics::Standing;
 use crate::primary::Primary;
 use crate::reconfigure::Reconfigurer;
 use crate::transfer::Transfer;
@@ -26,6 +27,7 @@ impl Node {
             membership: self.state.membership.clone(),
             peers: self.peers.clone(),
             is_strict: config.strict_reconfig_check,
+            server: self.metrics.server.clone(),
         }
     }
 
@@ -69,6 +71,24 @@ impl Node {
         }
     }
 
+    /// What is counted, with what the member is when it is asked.
+    fn scrape(&self) -> Scrape {
+        let (id, member, metrics) = (self.id, self.member.clone(), self.metrics.clone());
+        let membership = self.state.membership.clone();
+        Arc::new(move || {
+            let table = membership.table();
+            let known = table.members().map(|member| member.id());
+            metrics.network.know(id, known, table.removed());
+            let status = member.status();
+            metrics.server.stand(Standing {
+                id,
+                leader: status.leader,
+                is_learner: status.is_learner,
+            });
+            metrics.text()
+        })
+    }
+
     pub(super) fn services(&self, config: &Config, stopping: watch::Receiver<bool>) -> Services {
         let (header, proposer, reader) = (
             self.header.clone(),
@@ -82,8 +102,10 @@ impl Node {
             auth,
             membership,
         } = self.state.clone();
+        let failures = self.metrics.network.stream_failures();
         Services {
             auth: auth.clone(),
+            scrape: self.scrape(),
             kv: KvService {
                 header: header.clone(),
                 proposer: proposer.clone(),
@@ -98,6 +120,7 @@ impl Node {
                 auth: auth.clone(),
                 header: header.clone(),
                 hub: self.hub.clone(),
+                failures: failures.watch,
                 progress_interval: config.watch_progress_notify_interval,
                 request_bytes_max: config.max_request_bytes,
             },
@@ -108,6 +131,7 @@ impl Node {
                 space: self.space.clone(),
                 lessor,
                 primary: self.primary(),
+                failures: failures.keep_alive,
             },
             cluster: ClusterService {
                 header: header.clone(),

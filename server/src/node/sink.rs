@@ -1,9 +1,12 @@
 //! Where the member core's output goes: apply, readers, lessor, and those who wait for a leader.
 
+use std::time::Instant;
+
 use crossbeam_channel::Sender;
 use trilith_proto::raftpb;
 
 use super::fatal::fatal;
+use super::heartbeats::Heartbeats;
 use super::peers::urls;
 use super::snapshots::SnapshotSender;
 use crate::apply::{ConfChanger, Entry, Payload};
@@ -11,6 +14,7 @@ use crate::cluster::Membership;
 use crate::ids::{Index, RequestId};
 use crate::leadership::Leadership;
 use crate::member::{ApplyWork, CommittedSink, ConfChange, EntryKind, MemberHandle, MemberStatus};
+use crate::metrics::Server;
 use crate::peer::Peers;
 
 /// Passes on what the raft and log threads give.
@@ -23,6 +27,10 @@ pub(super) struct Sink {
     pub(super) peers: Peers,
     /// To those who are too far behind.
     pub(super) snapshots: SnapshotSender,
+    /// Whether this member leads in time.
+    pub(super) heartbeats: Heartbeats,
+    /// Counts leaders.
+    pub(super) server: Server,
 }
 
 impl CommittedSink for Sink {
@@ -44,7 +52,11 @@ impl CommittedSink for Sink {
     }
 
     fn leader_changed(&self, status: &MemberStatus) {
+        self.heartbeats.reset();
         if self.leadership.changed(status) {
+            if status.leader.is_some() {
+                self.server.leader_changes.inc();
+            }
             let leader = status.leader.map(|id| id.to_string());
             tracing::info!(leader, term = status.term.get(), "raft leader changed");
         }
@@ -57,9 +69,9 @@ impl CommittedSink for Sink {
     fn send(&self, messages: Vec<raftpb::Message>) {
         let is_snapshot =
             |message: &raftpb::Message| message.r#type == raftpb::MessageType::MsgSnap as i32;
-        let (snapshots, messages) = messages.into_iter().partition(is_snapshot);
+        let (snapshots, messages): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_snapshot);
+        self.heartbeats.sending(&messages, Instant::now());
         self.peers.send(messages);
-        let snapshots: Vec<_> = snapshots;
         for snapshot in snapshots {
             self.snapshots.send(snapshot);
         }

@@ -124,6 +124,7 @@ async fn receive(peer: &Peer, kind: StreamKind, mut body: Incoming) -> Lost {
             Err(_elapsed) => return Lost::Silence(shared.timeouts.read),
         };
         if let Some(bytes) = frame.data_ref() {
+            peer.metrics.received_bytes.inc_by(bytes.len() as u64);
             decoder.push(bytes);
         }
         loop {
@@ -132,12 +133,19 @@ async fn receive(peer: &Peer, kind: StreamKind, mut body: Incoming) -> Lost {
                 Ok(Some(Frame::Message(message))) => match shared.take(peer.id, message) {
                     Ok(()) => {}
                     Err(Refused::Raft(error)) => {
+                        peer.metrics.received_failures.inc();
                         tracing::warn!(error, "failed to process Raft message");
                     }
-                    Err(Refused::RemovedSender | Refused::Mismatch) => return Lost::Forged,
+                    Err(Refused::RemovedSender | Refused::Mismatch) => {
+                        peer.metrics.received_failures.inc();
+                        return Lost::Forged;
+                    }
                 },
                 Ok(None) => break,
-                Err(error) => return error.into(),
+                Err(error) => {
+                    peer.metrics.received_failures.inc();
+                    return error.into();
+                }
             }
         }
     }

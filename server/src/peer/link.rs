@@ -14,12 +14,14 @@ use super::outbox::{NotTaken, Outbox};
 use super::status::Status;
 use super::{Shared, incoming, pipeline, probe};
 use crate::ids::MemberId;
+use crate::metrics::PeerMetrics;
 
 /// Another member.
 pub(super) struct Peer {
     pub(super) id: MemberId,
     pub(super) shared: Arc<Shared>,
     pub(super) status: Status,
+    pub(super) metrics: PeerMetrics,
     urls: Urls,
     streams: [Mutex<Option<Arc<Outbox>>>; 2],
     pipeline: mpsc::Sender<Message>,
@@ -45,10 +47,12 @@ impl Peer {
         kinship: Kinship,
     ) -> Arc<Self> {
         let (pipeline, waiting) = mpsc::channel(pipeline::MESSAGES_MAX);
+        let metrics = shared.network.peer(shared.own.id, id);
         let peer = Arc::new(Self {
             id,
             shared: shared.clone(),
-            status: Status::new(id),
+            status: Status::new(id, metrics.clone()),
+            metrics,
             urls: Urls::new(urls),
             streams: [const { Mutex::new(None) }; 2],
             pipeline,
@@ -83,6 +87,7 @@ impl Peer {
                 outbox.close();
             }
         }
+        self.status.stop();
         tracing::info!("remote-peer-id" = %self.id, "stopped remote peer");
     }
 
@@ -117,6 +122,7 @@ impl Peer {
             by,
             "dropped a raft message since the sending buffer is full"
         );
+        self.metrics.sent_failures.inc();
         self.shared.raft.report_unreachable(self.id);
     }
 
@@ -157,6 +163,7 @@ impl Peer {
             "remote-peer-id" = %self.id,
             "lost TCP streaming connection with remote peer"
         );
+        self.metrics.sent_failures.inc();
         self.shared.raft.report_unreachable(self.id);
     }
 

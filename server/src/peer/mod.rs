@@ -39,6 +39,7 @@ use trilith_proto::raftpb::{Message, MessageType};
 use self::headers::Introduction;
 use self::link::{Kinship, Peer};
 use crate::ids::{ClusterId, MemberId};
+use crate::metrics::Network;
 
 pub use self::headers::CLUSTER_ID;
 pub use self::listener::serve;
@@ -93,6 +94,8 @@ pub struct PeerOptions {
     pub timeouts: PeerTimeouts,
     /// `--max-request-bytes`: an entry may be as large.
     pub request_bytes_max: usize,
+    /// Where it counts what goes to them and comes from them.
+    pub network: Network,
 }
 
 /// The other members as this one talks to them; clones share it.
@@ -110,6 +113,7 @@ struct Shared {
     raft: Arc<dyn RaftPort>,
     known: RwLock<Known>,
     idle: ask::Idle,
+    network: Network,
 }
 
 #[derive(Default)]
@@ -146,6 +150,7 @@ impl Peers {
                 raft,
                 known: RwLock::default(),
                 idle: ask::Idle::default(),
+                network: options.network.clone(),
             }),
         }
     }
@@ -219,7 +224,15 @@ impl Peers {
     ) -> Result<(), String> {
         let to = MemberId::new(message.to);
         let peer = self.find(to).ok_or("the member is not known")?;
-        let sending = async move { snapshot::send(&peer, &message, size, pieces).await };
+        let sending = async move {
+            let sending = snapshot::send(&peer, &message, size, pieces);
+            let sent = peer.metrics.snapshot_sent.count(sending).await;
+            match &sent {
+                Ok(bytes) => peer.metrics.sent_bytes.inc_by(*bytes),
+                Err(_) => peer.metrics.sent_failures.inc(),
+            }
+            sent.map(drop)
+        };
         let sent = self.shared.runtime.spawn(sending).await;
         sent.map_err(|_canceled| "the server stops".to_owned())?
     }

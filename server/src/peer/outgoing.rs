@@ -73,6 +73,7 @@ impl Body for Outgoing {
                 }
             },
         }
+        this.peer.metrics.sent_bytes.inc_by(out.len() as u64);
         Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
     }
 }

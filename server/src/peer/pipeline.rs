@@ -51,8 +51,13 @@ async fn send_all(peer: Arc<Peer>, waiting: Arc<Mutex<mpsc::Receiver<Message>>>)
         let message = waiting.lock().await.recv().await;
         let Some(message) = message else { return };
         match post(&peer, &mut connection, &message).await {
-            Ok(()) => peer.status.activate(),
+            Ok(()) => {
+                let bytes = message.encoded_len() as u64;
+                peer.metrics.sent_bytes.inc_by(bytes);
+                peer.status.activate();
+            }
             Err(failed) => {
+                peer.metrics.sent_failures.inc();
                 connection = None;
                 peer.status.deactivate("write", "pipeline", &failed);
                 peer.shared.raft.report_unreachable(peer.id);

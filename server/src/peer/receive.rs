@@ -15,6 +15,7 @@ use trilith_proto::raftpb::{Message, MessageType};
 use super::Peers;
 use super::routes::{Refusal, meet_sender, method_not_allowed, not_taken, refusal};
 use crate::ids::MemberId;
+use crate::metrics::PeerMetrics;
 
 /// What comes of a file. One that ends without [`Piece::End`] was cut off.
 #[derive(Debug)]
@@ -34,8 +35,21 @@ pub(super) async fn snapshot(peers: &Peers, request: Request<Incoming>) -> Resul
         return Err(method_not_allowed("POST"));
     }
     let sender = meet_sender(peers, request.headers())?;
-    let mut body = Body::new(request.into_body());
+    let known = sender.and_then(|sender| peers.find(sender));
+    let metrics = known.map(|peer| peer.metrics.clone());
+    let body = Body::new(request.into_body(), metrics.clone());
+    let taking = take(peers, sender, body);
+    match metrics {
+        Some(metrics) => metrics.snapshot_received.count(taking).await,
+        None => taking.await,
+    }
+}
+
+async fn take(peers: &Peers, sender: Option<MemberId>, mut body: Body) -> Result<(), Refusal> {
     let message = body.message().await.map_err(|why| {
+        if let Some(metrics) = &body.metrics {
+            metrics.received_failures.inc();
+        }
         let text = format!("failed to decode raft message ({why})");
         refusal(StatusCode::BAD_REQUEST, text)
     })?;
@@ -66,13 +80,16 @@ struct Body {
     incoming: Incoming,
     /// Bytes that came and were not taken yet.
     ahead: BytesMut,
+    /// Those of the peer, if it is known.
+    metrics: Option<PeerMetrics>,
 }
 
 impl Body {
-    fn new(incoming: Incoming) -> Self {
+    fn new(incoming: Incoming, metrics: Option<PeerMetrics>) -> Self {
         Self {
             incoming,
             ahead: BytesMut::new(),
+            metrics,
         }
     }
 
@@ -84,6 +101,9 @@ impl Body {
             match frame {
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
+                        if let Some(metrics) = &self.metrics {
+                            metrics.received_bytes.inc_by(bytes.len() as u64);
+                        }
                         return Ok(Some(bytes));
                     }
                 }

@@ -156,11 +156,23 @@ async fn message(peers: &Peers, request: Request<Incoming>) -> Result<(), Refusa
     }
     let shared = &peers.shared;
     let sender = meet_sender(peers, request.headers())?;
-    let body = read_body(peers, request.into_body(), shared.message_bytes_max).await?;
-    let message = Message::decode(body)
-        .map_err(|_broken| refusal(StatusCode::BAD_REQUEST, "error unmarshalling raft message"))?;
-    let sender = sender.unwrap_or(MemberId::new(message.from));
-    shared.take(sender, message).map_err(not_taken)
+    let known = sender.and_then(|sender| peers.find(sender));
+    let taken = async {
+        let body = read_body(peers, request.into_body(), shared.message_bytes_max).await?;
+        if let Some(peer) = &known {
+            peer.metrics.received_bytes.inc_by(body.len() as u64);
+        }
+        let message = Message::decode(body).map_err(|_broken| {
+            refusal(StatusCode::BAD_REQUEST, "error unmarshalling raft message")
+        })?;
+        let sender = sender.unwrap_or(MemberId::new(message.from));
+        shared.take(sender, message).map_err(not_taken)
+    };
+    let taken = taken.await;
+    if let (Some(peer), Err(_)) = (&known, &taken) {
+        peer.metrics.received_failures.inc();
+    }
+    taken
 }
 
 /// The answer to a message that was not taken.

@@ -20,13 +20,13 @@ use super::SNAPSHOT_PATH;
 use super::dial::{self, Connection};
 use super::link::Peer;
 
-/// Posts `message` and the `size` bytes that come through `pieces`.
+/// Posts `message` and the `size` bytes that come through `pieces`; tells how many bytes that were.
 pub(super) async fn send(
     peer: &Peer,
     message: &Message,
     size: u64,
     pieces: mpsc::Receiver<io::Result<Bytes>>,
-) -> Result<(), String> {
+) -> Result<u64, String> {
     let timeouts = &peer.shared.timeouts;
     let url = peer.url().ok_or("the peer has no URL")?;
     let opened = Connection::open(&url, timeouts).await;
@@ -78,7 +78,7 @@ pub(super) async fn send(
     };
     let status = answer.status();
     if status == StatusCode::NO_CONTENT {
-        return Ok(());
+        return Ok(total);
     }
     let text = dial::read_answer(answer.into_body(), timeouts.read).await;
     let text = text.map_err(|error| error.to_string())?;

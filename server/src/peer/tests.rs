@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use trilith_proto::raftpb::Entry;
 
 use super::*;
+use crate::metrics::Metrics;
 
 const CLUSTER: ClusterId = ClusterId::new(0xc);
 
@@ -124,6 +125,7 @@ async fn member(id: u64) -> Member {
             write: second,
         },
         request_bytes_max: 1024,
+        network: Metrics::new().network,
     };
     let runtime = Handle::current();
     let peers = Peers::new(&options, runtime.clone(), inbox.clone());

@@ -13,6 +13,7 @@ use trilith_server::apply::{ConfChanger, Room};
 use trilith_server::ids::{ClusterId, Index, MemberId, RequestId};
 use trilith_server::leadership::Leadership;
 use trilith_server::member::{ApplyWork, CommittedSink, ConfChange, MemberStatus, SteppedMember};
+use trilith_server::metrics::Metrics;
 use trilith_server::peer::{PeerOptions, PeerTimeouts, Peers, Piece, RaftPort, Received};
 use trilith_server::read::Reader;
 
@@ -88,6 +89,7 @@ pub(crate) fn peers(id: MemberId, runtime: &Runtime) -> Peers {
             write: wait,
         },
         request_bytes_max: 1 << 20,
+        network: Metrics::new().network,
     };
     Peers::new(&options, runtime.handle().clone(), Arc::new(NoPort))
 }

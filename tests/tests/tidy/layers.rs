@@ -22,9 +22,10 @@ const BESIDE: [&str; 2] = ["config", "logging"];
 
 /// An outside crate and the only modules that may name it: tonic is the edge towards clients, and
 /// that towards the discovery service, whose client a new member is.
-const EDGES: [(&str, &[&str]); 6] = [
+const EDGES: [(&str, &[&str]); 7] = [
     ("tonic", &["api", "discovery"]),
     ("hickory_resolver", &["discovery"]),
+    ("prometheus", &["metrics"]),
     ("rocksdb", &["storage"]),
     ("raft", &["member"]),
     ("raft_engine", &["member"]),

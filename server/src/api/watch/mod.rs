@@ -23,6 +23,7 @@ use super::authentication::CheckedRequests;
 use super::header::HeaderSource;
 use crate::auth::AuthStore;
 use crate::limits::GRPC_OVERHEAD_BYTES;
+use crate::metrics::Counter;
 use crate::mvcc::watch::WatchHub;
 
 /// Serves `etcdserverpb.Watch`.
@@ -34,6 +35,8 @@ pub struct WatchService {
     pub header: HeaderSource,
     /// Where watchers live.
     pub hub: WatchHub,
+    /// Counts streams that break.
+    pub failures: Counter,
     /// `--watch-progress-notify-interval`.
     pub progress_interval: Duration,
     /// `--max-request-bytes`; what is larger by an envelope is fragmented where the client allows.
@@ -50,7 +53,7 @@ impl Watch for WatchService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let header = self.header.clone();
         Ok(Response::new(ResponseStream::new(
-            CheckedRequests::new(request.into_inner(), &self.auth),
+            CheckedRequests::new(request.into_inner(), &self.auth, &self.failures),
             self.hub.open(),
             Box::new(move |revision| header.at(revision)),
             self.progress_interval,
