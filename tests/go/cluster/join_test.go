@@ -59,7 +59,7 @@ func grow(t *testing.T, group *cluster.Group, program cluster.Program, asLearner
 	return joiner
 }
 
-// shrink removes a member, which stops by itself.
+// shrink removes a member, which stops by itself, and waits until the others have a leader.
 func shrink(t *testing.T, group *cluster.Group, member *cluster.Member) {
 	t.Helper()
 	id := idOf(t, group, member)
@@ -85,6 +85,8 @@ func shrink(t *testing.T, group *cluster.Group, member *cluster.Member) {
 			t.Fatal(err)
 		}
 	}
+	// If it was the leader, what the others forward to it is lost until they have elected another.
+	group.Leader()
 }
 
 // idOf finds a member, which may not run, by its name.
