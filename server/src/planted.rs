@@ -39,7 +39,7 @@ pub enum Bug {
     ProgressOvertakes,
     /// A watcher for a future revision gets events before it (etcd #20221).
     FutureWatcherEarly,
-    /// The hard state is written by itself, behind the entries that came with it (raft-rs #492).
+    /// The hard state is written by itself, ahead of the entries that came with it (raft-rs #492).
     HardStateApart,
     /// After a start the revision is that of the newest change that compactions have left (etcd
     /// #17780).

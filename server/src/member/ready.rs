@@ -244,11 +244,11 @@ impl Member {
         self.writes.in_flight.push_back(write.number);
         if is_planted(Bug::HardStateApart) {
             let write = LogWrite {
-                entries: std::mem::take(&mut write.write.entries),
+                hard_state: write.write.hard_state.take(),
                 sync: true,
                 ..LogWrite::default()
             };
-            // Number 0 confirms nothing; what is said waits for the second.
+            // Number 0 confirms nothing; what is said waits for the entries.
             actions.writes.push(NumberedWrite {
                 write,
                 ..NumberedWrite::default()

@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) running: Option<Running>,
     /// Stopped by SIGSTOP until then.
     pub(crate) paused_until: u64,
+    /// Its power is to go during one of the first writes after a start, while it catches up.
+    pub(crate) tears: bool,
     /// The greatest index it has ever applied: its log holds everything up to there.
     pub(crate) applied_max: u64,
     /// Requests that it was given and that may still be under way.
@@ -123,6 +125,7 @@ impl Node {
             start: 0,
             running: None,
             paused_until: 0,
+            tears: false,
             applied_max: 0,
             serving: Vec::new(),
             is_founder,

@@ -57,6 +57,8 @@ pub(crate) enum Event {
     SnapshotTold(usize, u64, MemberId, bool),
     /// A member stops for the snapshot that it has.
     Install(usize, u64),
+    /// The power goes while a member writes its log.
+    Torn(usize, u64),
     /// A member finishes its compactions, and crashes.
     CrashCompacted(usize, u64),
     /// A fault is over.
@@ -195,7 +197,12 @@ impl World {
         let ((time, _), event) = self.queue.pop_first().expect("clocks tick for ever");
         self.now = time;
         if let Some(until) = self.paused(&event) {
-            self.schedule(until - self.now, event);
+            // Its own threads need not be the first to go on: what waits at its sockets may be.
+            let late = match event {
+                Event::Tick(..) => self.rng.random_range(0..2_000),
+                _ => 0,
+            };
+            self.schedule(until - self.now + late, event);
             return Ok(());
         }
         let is_current = |nodes: &[Node], at: usize, start| {
@@ -231,6 +238,10 @@ impl World {
             }
             Event::CrashCompacted(at, start) if is_current(&self.nodes, at, start) => {
                 self.crash_compacted(at)
+            }
+            Event::Torn(at, start) if is_current(&self.nodes, at, start) => {
+                self.crash(at, true);
+                Ok(())
             }
             Event::Install(at, start) if is_current(&self.nodes, at, start) => {
                 let power = self.rng.random_bool(0.2);
@@ -273,8 +284,10 @@ impl World {
 
     /// Sees to it that the threads of a member that have something to do will do it.
     fn wake(&mut self, at: usize) {
-        let (start, now) = (self.nodes[at].start, self.now);
-        let Some(running) = &mut self.nodes[at].running else {
+        let now = self.now;
+        let node = &mut self.nodes[at];
+        let start = node.start;
+        let Some(running) = &mut node.running else {
             return;
         };
         let mut due = Vec::new();
@@ -286,6 +299,10 @@ impl World {
             running.write_due = true;
             let took = self.rng.random_range(self.sync[at] / 10..=self.sync[at]);
             due.push((took + 1, Event::Written(at, start)));
+            if node.tears && self.rng.random_bool(0.3) {
+                node.tears = false;
+                due.push((took / 2 + 1, Event::Torn(at, start)));
+            }
         }
         if !running.apply_due && !running.to_apply.is_empty() {
             running.apply_due = true;
@@ -316,6 +333,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.boot(self.now, &self.settings, &mut self.rng)
             .map_err(|error| format!("{id} does not start: {error}"))?;
+        node.tears = node.start > 1 && self.rng.random_bool(0.1);
         let (start, interval) = (node.start, node.clock.lasts(self.settings.heartbeat));
         let first = self.rng.random_range(0..interval);
         self.schedule(first, Event::Tick(at, start));

@@ -24,6 +24,17 @@ fn bugs_of_the_log_and_of_what_is_durable_when_are_found() {
         Bug::ApplyBeforeSync,
         Bug::AppliedIndexAhead,
         Bug::CutUnflushedLog,
+        Bug::HardStateApart,
+    ]);
+}
+
+#[test]
+fn bugs_of_leases_and_their_checkpoints_are_found() {
+    is_found(&[
+        Bug::StaleRevoke,
+        Bug::RenewExpired,
+        Bug::CheckpointNotKept,
+        Bug::CheckpointCountsOnce,
     ]);
 }
 
@@ -45,6 +56,7 @@ fn bugs_of_reads_and_of_applying_alike_are_found() {
 fn bugs_of_watches_and_of_the_history_they_read_are_found() {
     is_found(&[
         Bug::CompactTombstone,
+        Bug::RevisionFromRows,
         Bug::WatcherSkips,
         Bug::WatcherRepeats,
         Bug::ProgressOvertakes,
