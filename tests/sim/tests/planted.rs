@@ -40,7 +40,11 @@ fn bugs_of_leases_and_their_checkpoints_are_found() {
 
 #[test]
 fn bugs_of_snapshots_and_of_installs_are_found() {
-    is_found(&[Bug::InstallMarksEarly, Bug::InstallForgottenEarly]);
+    is_found(&[
+        Bug::InstallMarksEarly,
+        Bug::InstallForgottenEarly,
+        Bug::SnapshotTakenAnyway,
+    ]);
 }
 
 #[test]
