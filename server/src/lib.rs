@@ -12,6 +12,7 @@ pub mod api;
 pub mod compactor;
 pub mod corruption;
 pub mod discovery;
+pub mod discovery_service;
 pub mod import;
 
 pub mod hashing;

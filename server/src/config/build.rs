@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::Config;
 use super::check::RECOMMENDED_REQUEST_BYTES;
-use super::cluster::{ClusterState, SrvRecords};
+use super::cluster::{ClusterState, SrvRecords, written};
 use super::duration::{go_duration, parse_go_duration};
 use super::error::ConfigError;
 use super::flags::Values;
 use super::note::Note;
-use super::service::DiscoveryService;
 use super::url::MemberUrl;
+use crate::discovery_service::DiscoveryService;
 use crate::logging::{LogConfig, LogFormat, LogLevel, LogOutput};
 
 const DEFAULT_NAME: &str = "default";
@@ -282,7 +282,7 @@ fn initial_cluster(
 ) -> (String, String) {
     if let Some(service) = discovery {
         // For a start the member knows itself alone.
-        return (written(name, peer_urls), service.token.clone());
+        return (written([(name, peer_urls)]), service.token.clone());
     }
     let token = values.text("initial-cluster-token").to_owned();
     let given = values.text("initial-cluster");
@@ -290,16 +290,7 @@ fn initial_cluster(
         return (given.to_owned(), token);
     }
     let name = if name.is_empty() { DEFAULT_NAME } else { name };
-    (written(name, peer_urls), token)
-}
-
-/// One member as `--initial-cluster` names it.
-fn written(name: &str, peer_urls: &[MemberUrl]) -> String {
-    let urls: Vec<_> = peer_urls
-        .iter()
-        .map(|url| format!("{name}={url}"))
-        .collect();
-    urls.join(",")
+    (written([(name, peer_urls)]), token)
 }
 
 fn peer_timeout(values: &Values, flag: &'static str, notes: &mut Vec<Note>) -> Duration {

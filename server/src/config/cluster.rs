@@ -3,6 +3,7 @@
 //! None of this matters once a member has data, so it is checked only for a first start.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::ToSocketAddrs;
 
 use super::Config;
@@ -208,10 +209,13 @@ pub(super) fn parse_members(text: &str) -> Result<BTreeMap<String, Vec<MemberUrl
     Ok(members)
 }
 
-/// As `--initial-cluster` would be written, sorted.
-pub(super) fn written(members: &BTreeMap<String, Vec<MemberUrl>>) -> String {
-    let pairs = members
-        .iter()
-        .flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}")));
-    pairs.collect::<Vec<_>>().join(",")
+/// As `--initial-cluster` would be written, in the order of `members`.
+pub(super) fn written(
+    members: impl IntoIterator<Item = (impl Display, impl AsRef<[MemberUrl]>)>,
+) -> String {
+    let mut pairs = Vec::new();
+    for (name, urls) in members {
+        pairs.extend(urls.as_ref().iter().map(|url| format!("{name}={url}")));
+    }
+    pairs.join(",")
 }

@@ -32,9 +32,9 @@ pub use cluster::{Bootstrap, ClusterState, SrvRecords, is_cluster, same_urls};
 pub use error::ConfigError;
 pub use gates::FeatureGates;
 pub use note::Note;
-pub use service::{Credentials, DiscoveryService};
 pub use url::{MemberUrl, Scheme, join};
 
+use crate::discovery_service::DiscoveryService;
 use crate::logging::LogConfig;
 use flags::{ParseError, Values};
 

@@ -18,7 +18,8 @@ use trilith_proto::etcdserverpb::{
     WatchResponse,
 };
 
-use super::service::{Credentials, Service, ServiceError};
+use super::service::ServiceError;
+use crate::discovery_service::{Credentials, DiscoveryService};
 
 pub(super) struct Client {
     channel: Channel,
@@ -45,7 +46,7 @@ impl Client {
     /// # Errors
     ///
     /// When an endpoint is no address.
-    pub(super) fn new(service: &Service) -> Result<Self, ServiceError> {
+    pub(super) fn new(service: &DiscoveryService) -> Result<Self, ServiceError> {
         let endpoint = |text: &String| {
             let parsed = Endpoint::from_shared(format!("http://{text}"));
             let parsed =

@@ -1,48 +1,12 @@
 //! The members of a new cluster as a discovery service knows them: another cluster, in which each
 //! member registers itself under a token and waits until all others have.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::client::{CallError, Client};
 use super::registry::{self, Keys, Roster};
+use crate::discovery_service::DiscoveryService;
 use crate::ids::MemberId;
-
-/// The service, from the flags `--discovery-*`.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// `host:port` of each of its members; at least one.
-    pub endpoints: Vec<String>,
-    /// Names the new cluster among all that the service knows.
-    pub token: String,
-    /// How long the service may take to give a token; `None` for as long as it takes.
-    pub dial_timeout: Option<Duration>,
-    /// How long it may take over a request.
-    pub request_timeout: Duration,
-    /// A ping after this long without traffic, if any.
-    pub keepalive_time: Option<Duration>,
-    /// How long its answer may take.
-    pub keepalive_timeout: Option<Duration>,
-    /// Who asks, where the service wants to know.
-    pub credentials: Option<Credentials>,
-}
-
-/// Name and password at the service.
-#[derive(Clone)]
-pub struct Credentials {
-    /// The name.
-    pub user: String,
-    /// The password, which is never shown.
-    pub password: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The member that registers.
 #[derive(Clone, Debug)]
@@ -91,7 +55,7 @@ impl From<CallError> for ServiceError {
 ///
 /// [`ServiceError`], once the service has answered what no other try would change.
 pub async fn join(
-    service: &Service,
+    service: &DiscoveryService,
     newcomer: &Newcomer,
     is_cluster: fn(&str) -> bool,
 ) -> Result<String, ServiceError> {

@@ -6,9 +6,10 @@ use tokio::sync::watch;
 
 use super::error::NodeError;
 use crate::cluster::bootstrap::{Bootstrap, NewMember};
-use crate::config::{self, Config, DiscoveryService, SrvRecords, is_cluster};
+use crate::config::{self, Config, SrvRecords, is_cluster};
 use crate::discovery::dns;
-use crate::discovery::service::{self, Credentials, Newcomer, Service};
+use crate::discovery::service::{self, Newcomer};
+use crate::discovery_service::DiscoveryService;
 
 /// The members, among them the one of `config`. Blocks: not for async threads. Waiting for other
 /// members ends when `stop` turns true.
@@ -66,10 +67,9 @@ fn by_service(
         id: alone.members[0].id,
         urls: config.initial_cluster.clone(),
     };
-    let asked = asked(service);
     let cluster = Handle::current().block_on(async {
         tokio::select! {
-            joined = service::join(&asked, &newcomer, is_cluster) => joined.map_err(Into::into),
+            joined = service::join(service, &newcomer, is_cluster) => joined.map_err(Into::into),
             _stopped = stop.wait_for(|stop| *stop) => Err(NodeError::StoppedDiscovering),
         }
     })?;
@@ -80,20 +80,4 @@ fn by_service(
         return Err(NodeError::SameName { name, cluster });
     }
     Ok(members)
-}
-
-fn asked(service: &DiscoveryService) -> Service {
-    let credentials = service.credentials.as_ref().map(|known| Credentials {
-        user: known.user.clone(),
-        password: known.password.clone(),
-    });
-    Service {
-        endpoints: service.endpoints.clone(),
-        token: service.token.clone(),
-        dial_timeout: service.dial_timeout,
-        request_timeout: service.request_timeout,
-        keepalive_time: service.keepalive_time,
-        keepalive_timeout: service.keepalive_timeout,
-        credentials,
-    }
 }

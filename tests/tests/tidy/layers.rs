@@ -14,7 +14,7 @@ const ORDER: [&[&str]; 11] = [
     &["mvcc", "lease", "auth", "cluster", "alarm"],
     &["storage"],
     &["wait", "pipe", "quiet", "error", "metrics", "progress"],
-    &["ids", "limits", "mutate", "planted"],
+    &["ids", "limits", "mutate", "planted", "discovery_service"],
 ];
 
 /// Beside the order, for the first two rows only; `config` may use `logging`.
