@@ -85,7 +85,13 @@ impl Disks {
     /// Looks at the disks for as long as it is polled, the more often the less room there is.
     pub(super) async fn watch(self, space: SpaceGuard) {
         loop {
-            let low = self.places.iter().find(|place| place.is_low());
+            // A disk that does not tell its room is taken for one that has some; it is asked again
+            // soon.
+            let room = |place: &Place| room(&place.directory).ok();
+            let rooms: Vec<_> = self.places.iter().map(room).collect();
+            let low = self.places.iter().zip(&rooms);
+            let mut low = low.filter(|(_, room)| room.is_some_and(Room::is_low));
+            let low = low.next().map(|(place, _)| place);
             let was_low = self.low.get();
             self.low.set(low.is_some());
             match low {
@@ -106,7 +112,8 @@ impl Disks {
                     }
                 }
             }
-            let pause = self.places.iter().map(Place::look_after).min();
+            let after = |room: &Option<Room>| room.map_or(LOOK_AFTER_MIN, Room::look_after);
+            let pause = rooms.iter().map(after).min();
             tokio::time::sleep(pause.unwrap_or(LOOK_AFTER_MAX)).await;
         }
     }
@@ -134,16 +141,6 @@ impl Place {
                 error,
             }),
         }
-    }
-
-    /// A disk that does not tell its room is taken for one that has some.
-    fn is_low(&self) -> bool {
-        room(&self.directory).is_ok_and(Room::is_low)
-    }
-
-    /// When to look again.
-    fn look_after(&self) -> Duration {
-        room(&self.directory).map_or(LOOK_AFTER_MIN, Room::look_after)
     }
 
     /// Puts room aside, if there is plenty and it was not done before.
