@@ -48,29 +48,25 @@ pub async fn run<T: Send + 'static>(
 ///
 /// That the system has no thread left.
 pub fn wait_for<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    aside(name, NICE, work)
+}
+
+/// Calls `start` on a thread whose children merge tables: they inherit its nice value.
+pub fn start_merges<T: Send>(start: impl FnOnce() -> T + Send) -> T {
+    aside("merges", NICE_OF_MERGES, start).expect("the system has a thread left at a start")
+}
+
+/// Does `work` on a thread of its own that has stepped back, and waits for it.
+fn aside<T: Send>(name: &str, nice: i32, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name(name.to_owned());
         let worker = worker.spawn_scoped(scope, || {
-            step_back(NICE);
+            step_back(nice);
             work()
         })?;
         Ok(worker
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
-}
-
-/// Calls `start` on a thread whose children merge tables: they inherit its nice value.
-pub fn start_merges<T: Send>(start: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let parent = scope.spawn(|| {
-            step_back(NICE_OF_MERGES);
-            start()
-        });
-        match parent.join() {
-            Ok(started) => started,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
     })
 }
 
