@@ -19,11 +19,7 @@ const registry = "/_etcd/registry/"
 func service(t *testing.T, program cluster.Program, pairs ...string) (*cluster.Member, *clientv3.Client) {
 	t.Helper()
 	member := cluster.Start(t, program, cluster.Options{})
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{member.Client}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
+	client := member.Connect(clientv3.Config{})
 	for i := 0; i < len(pairs); i += 2 {
 		if _, err := client.Put(context20s(t), registry+pairs[i], pairs[i+1]); err != nil {
 			t.Fatal(err)
@@ -218,13 +214,7 @@ func TestTheServiceMayAskWhoComes(t *testing.T) {
 	if _, err := client.AuthEnable(ctx); err != nil {
 		t.Fatal(err)
 	}
-	root, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{keeper.Client}, Username: "root", Password: "secret",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
+	root := keeper.Connect(clientv3.Config{Username: "root", Password: "secret"})
 
 	var told []string
 	for _, program := range []cluster.Program{etcd, subject} {

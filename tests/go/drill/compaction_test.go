@@ -45,12 +45,7 @@ func watchOver(t *testing.T, program cluster.Program, timeout time.Duration, fla
 
 func (o *operator) connect() {
 	o.t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{o.member.Client}})
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	o.t.Cleanup(func() { client.Close() })
-	o.client = client
+	o.client = o.member.Connect(clientv3.Config{})
 }
 
 func (o *operator) note(what string, err error) {

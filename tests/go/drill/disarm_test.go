@@ -22,11 +22,7 @@ func TestTheAlarmIsDisarmedByItselfWhenThatIsAskedFor(t *testing.T) {
 	member := cluster.Start(t, cluster.Subject(t), cluster.Options{Args: []string{
 		"--quota-backend-bytes=1000000", "--quota-auto-disarm-percent=60",
 	}})
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{member.Client}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	client := member.Connect(clientv3.Config{})
 	put := func(number int) error {
 		value := make([]byte, 20_000)
 		for at := range value {
@@ -35,6 +31,7 @@ func TestTheAlarmIsDisarmedByItselfWhenThatIsAskedFor(t *testing.T) {
 		_, err := client.Put(ctx, fmt.Sprint("key ", number), string(value))
 		return err
 	}
+	var err error
 	number := 0
 	for err == nil && number < 1000 {
 		number++

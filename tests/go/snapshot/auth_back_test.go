@@ -163,12 +163,15 @@ func TestUsersAndRolesGoToEtcdsMemberBySnapshot(t *testing.T) {
 // hand over to the first of them. They tell who leads without authentication.
 func leadByOneOf(t testing.TB, ctx context.Context, root *clientv3.Client, members []*cluster.Member) {
 	t.Helper()
+	var asked []pb.MaintenanceClient
+	for _, member := range members {
+		asked = append(asked, pb.NewMaintenanceClient(member.Dial()))
+	}
 	for {
 		var ids []uint64
 		var leader uint64
-		for _, member := range members {
-			status, err := pb.NewMaintenanceClient(member.Dial()).Status(ctx, &pb.StatusRequest{},
-				grpc.WaitForReady(true))
+		for _, member := range asked {
+			status, err := member.Status(ctx, &pb.StatusRequest{}, grpc.WaitForReady(true))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +184,7 @@ func leadByOneOf(t testing.TB, ctx context.Context, root *clientv3.Client, membe
 		if _, err := root.MoveLeader(ctx, ids[0]); err != nil && ctx.Err() != nil {
 			t.Fatalf("none of them leads: %v", err)
 		}
-		<-time.After(50 * time.Millisecond)
+		time.Sleep(pollInterval)
 	}
 }
 
@@ -196,6 +199,6 @@ func addWhenHealthy(t testing.TB, ctx context.Context, client *clientv3.Client, 
 		if !errors.Is(err, rpctypes.ErrUnhealthy) && status.Code(err) != codes.Unavailable {
 			t.Fatal(err)
 		}
-		<-time.After(100 * time.Millisecond)
+		time.Sleep(pollInterval)
 	}
 }

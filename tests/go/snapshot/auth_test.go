@@ -23,14 +23,7 @@ import (
 // connectAs authenticates; without a name it does not.
 func connectAs(t testing.TB, member *cluster.Member, name string) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{member.Client}, Username: name, Password: "password of " + name,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	return client
+	return member.Connect(clientv3.Config{Username: name, Password: "password of " + name})
 }
 
 // refused takes the answer to a call that its user may not make. Only such calls count as go into
@@ -292,7 +285,7 @@ func TestClientsAreRefusedWhileAuthenticationIsOn(t *testing.T) {
 		if ctx.Err() != nil || !subject.Alive() {
 			t.Fatalf("the subject does not come up: %v\n%s", err, subject.Log())
 		}
-		<-time.After(20 * time.Millisecond)
+		time.Sleep(pollInterval)
 	}
 	refusedEverywhere(t, ctx, client)
 	if err := subject.Stop(); err != nil {

@@ -21,12 +21,7 @@ import (
 
 func connect(t testing.TB, member *cluster.Member) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{member.Client}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	return client
+	return member.Connect(clientv3.Config{})
 }
 
 // history is what a member is filled with: every kind of change, and a compaction in the middle.

@@ -212,10 +212,11 @@ func stopInASnapshot(t *testing.T, ctx context.Context, member *cluster.Member) 
 	}
 }
 
+const pollInterval = 20 * time.Millisecond
+
 // waitForLog waits until the member has logged a text so many times.
 func waitForLog(t testing.TB, member *cluster.Member, text string, times int) {
 	t.Helper()
-	const pollInterval = 20 * time.Millisecond
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(pollInterval) {
 		if strings.Count(member.Log(), text) >= times {
 			return

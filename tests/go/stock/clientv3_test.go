@@ -23,8 +23,7 @@ const testTimeout = 60 * time.Second
 
 func newClient(t *testing.T, member *cluster.Member) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: []string{member.Client},
+	return member.Connect(clientv3.Config{
 		// The default waits for up to two minutes after a restart of the server.
 		DialOptions: []grpc.DialOption{
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -33,11 +32,6 @@ func newClient(t *testing.T, member *cluster.Member) *clientv3.Client {
 			}}),
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	return client
 }
 
 func startWithClient(t *testing.T) (context.Context, *cluster.Member, *clientv3.Client) {
