@@ -94,12 +94,12 @@ fn run(config: Config) -> u8 {
     };
     match ran {
         Ok(()) => 0,
-        Err(NodeError::Discovery(error)) => {
+        Err(error @ NodeError::Discovery(_)) => {
             let service = discovery.as_ref();
             warn!(
                 "discovery-token" = service.map_or("", |service| &service.token),
                 "discovery-endpoints" = ?service.map_or(&[][..], |service| &service.endpoints),
-                error = %NodeError::Discovery(error),
+                %error,
                 "failed to bootstrap; discovery token was already used"
             );
             warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");

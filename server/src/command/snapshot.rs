@@ -168,7 +168,6 @@ fn restore_member(
     ))
 }
 
-/// A flag's value; clap has seen to it that flags with a default have one.
 const FILE: &str = "filename";
 const FORMAT: &str = "write-out";
 const BUMP: &str = "bump-revision";

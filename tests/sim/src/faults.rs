@@ -170,6 +170,5 @@ impl World {
 /// Compacts all that is to be compacted, and flushes.
 fn finish(running: &mut Running) -> Check {
     while running.compact(1000, 1000)? {}
-    let flushed = running.store.backend().flush();
-    flushed.map_err(|error| error.to_string())
+    running.flush()
 }

@@ -23,8 +23,7 @@ impl World {
         self.with(at, |running| {
             result = running.compact(rows, batches).and_then(|_more| {
                 if flushes {
-                    let flushed = running.store.backend().flush();
-                    flushed.map_err(|error| error.to_string())?;
+                    running.flush()?;
                 }
                 match may_cut {
                     true => cut(running, count, floor),
@@ -43,6 +42,14 @@ impl World {
         }
         let everywhere = self.nodes.iter().map(|node| node.applied_max).min();
         Index::new(everywhere.unwrap_or(0).saturating_sub(KEPT))
+    }
+}
+
+impl Running {
+    /// Makes durable what is applied.
+    pub(crate) fn flush(&self) -> Check {
+        let flushed = self.store.backend().flush();
+        flushed.map_err(|error| error.to_string())
     }
 }
 
