@@ -54,7 +54,8 @@ impl Expiry {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            if self.lessor.is_primary() {
+            // Before that an earlier leader's word on a lease may still be on its way.
+            if self.lessor.is_primary() && self.member.has_caught_up() {
                 self.revoke_expired().await;
                 self.checkpoint().await;
             }
@@ -65,7 +66,7 @@ impl Expiry {
     async fn revoke_expired(&self) {
         let failed = self
             .expired()
-            .map(|id| self.revoke(id))
+            .map(|(term, id)| self.revoke(term, id))
             .buffer_unordered(REVOKES_IN_FLIGHT)
             .filter_map(|revoked| async { revoked.err() })
             .fold((0_usize, None), |(failed, _), error| async move {
@@ -81,6 +82,7 @@ impl Expiry {
     /// gate.
     async fn checkpoint(&self) {
         loop {
+            let term = self.member.status().term();
             let due = self.lessor.take_checkpoints(CHECKPOINTS_PER_ENTRY);
             if due.is_empty() {
                 return;
@@ -95,16 +97,24 @@ impl Expiry {
                 }),
                 ..Default::default()
             };
-            if let Err(error) = self.proposer.propose(request).await {
+            // What is left by this member's clock says nothing in a later leadership.
+            if let Err(error) = self.proposer.propose_as_leader(term, request).await {
                 tracing::warn!(%error, "failed to checkpoint leases, again in 5 minutes");
+                let is_refused = matches!(
+                    error,
+                    RequestError::TooManyRequests | RequestError::NoLeader
+                );
+                if is_refused {
+                    self.lessor.checkpoints_refused(due);
+                }
                 return;
             }
         }
     }
 
-    /// The leases that have expired, a bounded look at a time. Ends early when the leadership is
+    /// The leases that have expired, and in which leadership, a bounded look at a time. Ends early when the leadership is
     /// gone.
-    fn expired(&self) -> impl stream::Stream<Item = LeaseId> + '_ {
+    fn expired(&self) -> impl stream::Stream<Item = (Term, LeaseId)> + '_ {
         let looks = stream::unfold(true, move |more| async move {
             if !more {
                 return None;
@@ -114,9 +124,10 @@ impl Expiry {
             if due.expired.is_empty() {
                 return due.more.then(|| (Vec::new(), true));
             }
-            self.leads_since(term)
-                .await
-                .then_some((due.expired, due.more))
+            self.leads_since(term).await.then(|| {
+                let expired = due.expired.into_iter().map(|id| (term, id));
+                (expired.collect(), due.more)
+            })
         });
         looks.flat_map(stream::iter)
     }
@@ -130,14 +141,18 @@ impl Expiry {
                 && self.member.status().term() == term
     }
 
-    async fn revoke(&self, id: LeaseId) -> Result<(), RequestError> {
+    async fn revoke(&self, term: Term, id: LeaseId) -> Result<(), RequestError> {
         let request = InternalRaftRequest {
             lease_revoke: Some(LeaseRevokeRequest { id: id.get() }),
             // The keys of the lease may be anybody's.
             header: self.auth.table().root_stamp(),
             ..Default::default()
         };
-        match self.proposer.propose(request).await {
+        let revoked = match is_planted(Bug::StaleRevoke) {
+            true => self.proposer.propose(request).await,
+            false => self.proposer.propose_as_leader(term, request).await,
+        };
+        match revoked {
             // Somebody else revoked it meanwhile.
             Ok(_) | Err(RequestError::LeaseNotFound) => Ok(()),
             Err(error) => Err(error),

@@ -11,7 +11,7 @@ use trilith_proto::etcdserverpb::InternalRaftRequest;
 
 use crate::apply::{Applied, Reply};
 use crate::error::RequestError;
-use crate::ids::{MemberId, RequestId};
+use crate::ids::{MemberId, RequestId, Term};
 use crate::limits::{COMMITTED_UNAPPLIED_MAX, PRIORITY_UNAPPLIED_MAX};
 use crate::member::{ConfChange, MemberHandle, Proposal, ProposeRefused};
 use crate::peer::Peers;
@@ -87,7 +87,29 @@ impl Proposer {
     ///
     /// Too large, too many in flight, or without an answer in time: after a timeout the request may
     /// still take effect. Otherwise the error of the apply itself.
-    pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Reply, RequestError> {
+    pub async fn propose(&self, request: InternalRaftRequest) -> Result<Reply, RequestError> {
+        self.propose_only_in(None, request).await
+    }
+
+    /// As [`Self::propose`], for a request that this member makes as the leader of `term`: it comes
+    /// into the log in that leadership or never.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::propose`]; [`RequestError::NoLeader`] when this member does not lead `term`.
+    pub async fn propose_as_leader(
+        &self,
+        term: Term,
+        request: InternalRaftRequest,
+    ) -> Result<Reply, RequestError> {
+        self.propose_only_in(Some(term), request).await
+    }
+
+    async fn propose_only_in(
+        &self,
+        only_in: Option<Term>,
+        mut request: InternalRaftRequest,
+    ) -> Result<Reply, RequestError> {
         let shared = &*self.shared;
         let status = shared.member.status();
         let unapplied_max = if self.prioritize_revokes && request.lease_revoke.is_some() {
@@ -108,6 +130,7 @@ impl Proposer {
             id,
             data: Bytes::from(data),
             decoded: Some(Arc::new(request)),
+            only_in,
         };
         let begun = now();
         match tokio::time::timeout(self.timeout(), self.until_applied(proposal)).await {
@@ -170,7 +193,7 @@ impl Proposer {
             let mut registration = shared.wait.register(proposal.id);
             shared.member.propose(proposal.clone()).map_err(refused)?;
             match registration.result().await {
-                Some(Err(RequestError::NoLeader)) => {}
+                Some(Err(RequestError::NoLeader)) if proposal.only_in.is_none() => {}
                 Some(applied) => return applied,
                 None => return Err(RequestError::Stopped),
             }

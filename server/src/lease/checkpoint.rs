@@ -34,10 +34,11 @@ impl Checkpoints {
         self.due.get_or_insert_default();
     }
 
-    /// Notes what a checkpoint says; 0 takes the last one back.
+    /// Notes what a checkpoint says; 0 takes the last one back, but not one that is still on its
+    /// way and may come behind this.
     pub(super) fn note(&mut self, id: LeaseId, remaining: i64) {
-        self.pending.remove(&id);
         if remaining > 0 {
+            self.pending.remove(&id);
             self.last.insert(id, remaining);
         } else {
             self.last.remove(&id);
@@ -49,6 +50,11 @@ impl Checkpoints {
         if !is_planted(Bug::RenewUnderCheckpoint) {
             self.pending.insert(id);
         }
+    }
+
+    /// It does not: nobody has taken it.
+    pub(super) fn untold(&mut self, id: LeaseId) {
+        self.pending.remove(&id);
     }
 
     /// Whether a checkpoint stands, or is on its way: a renewal has to be behind it in the log, or

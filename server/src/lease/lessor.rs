@@ -99,7 +99,12 @@ impl Lessor {
     /// Notes a checkpoint; gives the granted time to live, `None` without such a lease. For `apply`
     /// only.
     pub fn checkpoint(&self, id: LeaseId, remaining: i64) -> Option<i64> {
-        self.shared.state.lock().table.checkpoint(id, remaining)
+        let now = self.now();
+        self.shared
+            .state
+            .lock()
+            .table
+            .checkpoint(id, remaining, now)
     }
 
     /// Gives a lease its time to live again.
@@ -189,6 +194,14 @@ impl Lessor {
     pub fn take_checkpoints(&self, limit: usize) -> Vec<(LeaseId, i64)> {
         let now = self.now();
         self.shared.state.lock().table.take_checkpoints(limit, now)
+    }
+
+    /// These checkpoints, as [`Self::take_checkpoints`] gave them, will not come into the log.
+    pub fn checkpoints_refused(&self, due: Vec<(LeaseId, i64)>) {
+        let mut state = self.shared.state.lock();
+        for (id, _) in due {
+            state.table.checkpoint_refused(id);
+        }
     }
 
     fn now(&self) -> Duration {

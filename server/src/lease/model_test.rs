@@ -135,10 +135,15 @@ fn run(steps: Vec<Step>) {
                 assert_eq!(table.renew(LeaseId::new(id), now), model.renew(id, now));
             }
             Step::Checkpoint { id, remaining } => {
-                let ttl = table.checkpoint(LeaseId::new(id), remaining);
+                let ttl = table.checkpoint(LeaseId::new(id), remaining, now);
                 assert_eq!(ttl, model.leases.get(&id).map(|lease| lease.ttl));
                 if let Some(lease) = model.leases.get_mut(&id) {
                     lease.remaining = remaining;
+                    let is_offered = !lease.retry.is_zero();
+                    if remaining == 0 && model.primary && !is_offered {
+                        let full = now + Duration::from_secs(lease.ttl as u64);
+                        lease.deadline = lease.deadline.max(full);
+                    }
                 }
             }
             Step::Promote { extend_ms } => {

@@ -181,11 +181,18 @@ impl LeaseTable {
     }
 
     /// Notes what a checkpoint entry says is left of a lease: it counts from the next promotion on.
+    /// One that takes the last one back gives the lease its full time at once, since whoever leads,
+    /// or led before, does so for a renewal.
     /// Gives the granted time to live, or `None` if there is no such lease, which is no error.
-    pub fn checkpoint(&mut self, id: LeaseId, remaining: i64) -> Option<i64> {
-        let ttl = self.leases.get(&id)?.ttl;
+    pub fn checkpoint(&mut self, id: LeaseId, remaining: i64, now: Duration) -> Option<i64> {
+        let lease = self.leases.get_mut(&id)?;
         self.checkpoints.note(id, remaining);
-        Some(ttl)
+        let is_offered = lease.queued > Bucket::of(lease.deadline);
+        if remaining <= 0 && self.primary && !is_offered {
+            // The queue finds the later deadline by itself.
+            lease.deadline = deadline(now, lease.ttl, Duration::ZERO).max(lease.deadline);
+        }
+        Some(lease.ttl)
     }
 
     /// Is there such a lease?
@@ -341,6 +348,11 @@ impl LeaseTable {
             }
         }
         due
+    }
+
+    /// A checkpoint that was taken will not come into the log.
+    pub fn checkpoint_refused(&mut self, id: LeaseId) {
+        self.checkpoints.untold(id);
     }
 
     fn set_deadline(&mut self, id: LeaseId, at: u64) {

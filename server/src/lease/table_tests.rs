@@ -127,11 +127,26 @@ fn a_checkpointed_lease_is_renewed_once_the_checkpoint_is_taken_back() {
     let mut table = leader();
     let id = LeaseId::new(1);
     table.grant(id, 30, at(0.0)).expect("a fresh id");
-    assert_eq!(table.checkpoint(id, 10), Some(30));
+    assert_eq!(table.checkpoint(id, 10, at(1.0)), Some(30));
     assert_eq!(table.renew(id, at(1.0)), Renewal::Checkpointed);
-    assert_eq!(table.checkpoint(id, 0), Some(30));
+    assert_eq!(table.checkpoint(id, 0, at(1.0)), Some(30));
     assert_eq!(table.renew(id, at(1.0)), Renewal::Renewed(30));
-    assert_eq!(table.checkpoint(LeaseId::new(5), 10), None);
+    assert_eq!(table.checkpoint(LeaseId::new(5), 10, at(1.0)), None);
+}
+
+#[test]
+fn a_new_leader_that_comes_to_know_of_a_renewal_gives_the_full_time() {
+    let mut table = LeaseTable::new(MIN_TTL);
+    let id = LeaseId::new(1);
+    table.restore(id, 30, 10);
+    table.promote(Duration::ZERO, at(100.0));
+    // The leader before has renewed it, and its entry is applied only now.
+    table.checkpoint(id, 0, at(101.0));
+    assert_eq!(table.take_expired(10, at(112.0)).expired, []);
+    assert_eq!(table.take_expired(10, at(132.0)).expired, [id]);
+    // One that is about to be revoked stays so.
+    table.checkpoint(id, 0, at(132.0));
+    assert_eq!(table.renew(id, at(133.0)), Renewal::Expired);
 }
 
 #[test]
@@ -201,7 +216,7 @@ fn a_long_lease_is_checkpointed_every_five_minutes_until_little_is_left() {
     for (now, left) in [(300.25, 400), (600.5, 100)] {
         let due = table.take_checkpoints(10, at(now));
         assert_eq!(due, [(long, left)]);
-        table.checkpoint(long, left);
+        table.checkpoint(long, left, at(now));
         assert_eq!(table.take_checkpoints(10, at(now)), []);
     }
     assert_eq!(table.take_checkpoints(10, at(901.0)), [], "100 s were left");
@@ -221,14 +236,17 @@ fn a_renewal_waits_for_a_checkpoint_that_is_on_its_way() {
     table.grant(id, 700, at(0.0)).expect("a fresh id");
     assert_eq!(table.take_checkpoints(10, at(300.25)), [(id, 400)]);
     assert_eq!(table.renew(id, at(301.0)), Renewal::Checkpointed);
-    // The entry that takes it back comes behind it.
-    for remaining in [400, 0] {
+    // An entry that takes it back counts only behind it.
+    for remaining in [0, 400, 0] {
         assert_eq!(table.renew(id, at(302.0)), Renewal::Checkpointed);
-        table.checkpoint(id, remaining);
+        table.checkpoint(id, remaining, at(302.0));
     }
     assert_eq!(table.renew(id, at(303.0)), Renewal::Renewed(700));
-    // One that never came into the log does not count for the next leadership.
+    // One that never comes into the log does not count for long, nor for the next leadership.
     assert_eq!(table.take_checkpoints(10, at(601.0)), [(id, 402)]);
+    table.checkpoint_refused(id);
+    assert_eq!(table.renew(id, at(601.5)), Renewal::Renewed(700));
+    assert_eq!(table.take_checkpoints(10, at(902.0)), [(id, 400)]);
     table.demote();
     table.promote(Duration::ZERO, at(602.0));
     assert_eq!(table.renew(id, at(603.0)), Renewal::Renewed(700));

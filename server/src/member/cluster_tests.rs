@@ -97,6 +97,7 @@ impl Cluster {
                 id: RequestId::new(1),
                 data,
                 decoded: None,
+                only_in: None,
             };
             self.leader().handle.propose(proposal).unwrap();
             let deadline = Instant::now() + Duration::from_secs(1);

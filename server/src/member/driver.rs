@@ -347,11 +347,17 @@ impl MemberHandle {
         self.shared.status.load()
     }
 
-    /// Whether raft has kept time lately. A leader whose raft stood still may have been replaced
-    /// without knowing it.
+    /// Whether a leader may act on what it knows: raft has kept time lately, without which it may
+    /// have been replaced unawares, and all that earlier leaders have decided is applied.
     pub fn is_steady(&self) -> bool {
         let now = tokio::time::Instant::now().into_std();
-        self.shared.pace.is_steady(now)
+        self.shared.status.has_caught_up() && self.shared.pace.is_steady(now)
+    }
+
+    /// Whether a leader has applied all that earlier leaders have decided. Of no meaning on a member
+    /// that does not lead.
+    pub fn has_caught_up(&self) -> bool {
+        self.shared.status.has_caught_up()
     }
 
     /// Entries up to this one are applied. Called by the apply thread, and costs it next to

@@ -120,6 +120,7 @@ impl Running {
                 id,
                 data: data.clone(),
                 decoded,
+                only_in: None,
             })
             .unwrap();
         self.apply_until(|entry| entry.kind == EntryKind::Normal(data.clone()));
@@ -175,7 +176,8 @@ fn a_lone_member_leads_at_once_commits_and_finds_all_again_after_a_kill() {
         member.handle.propose(Proposal {
             id: RequestId::new(1),
             data: Bytes::new(),
-            decoded: None
+            decoded: None,
+            only_in: None,
         }),
         Err(ProposeRefused::Stopped)
     );

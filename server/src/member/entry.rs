@@ -17,6 +17,9 @@ pub struct Proposal {
     pub data: Bytes,
     /// The same request decoded; kept beside the entry, so that apply need not decode it again.
     pub decoded: Option<Arc<InternalRaftRequest>>,
+    /// It means something only from a member that leads this term: raft drops it otherwise, rather
+    /// than pass it on to the leader. `None` for a request that anybody may make.
+    pub only_in: Option<Term>,
 }
 
 /// Committed entries in order, to be applied by the one apply thread.

@@ -134,6 +134,13 @@ impl FakeDisk {
         anew.map_err(|misfit| misfit.to_string())
     }
 
+    /// The term that it knows of, and whom the member voted for in it; 0 for nobody.
+    pub fn vote(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        let HardState { term, vote, .. } = inner.seen.hard_state;
+        (term, vote)
+    }
+
     /// As the log on disk is begun anew: durably and at once.
     pub fn begin_anew(&self, anew: &LogAnew) {
         let mut inner = self.inner.lock();

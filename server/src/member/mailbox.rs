@@ -338,6 +338,7 @@ mod tests {
             id: RequestId::new(1),
             data: Bytes::from(vec![0; bytes]),
             decoded: None,
+            only_in: None,
         }
     }
 

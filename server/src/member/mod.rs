@@ -352,12 +352,20 @@ impl Member {
         }
     }
 
-    fn on_propose(&mut self, proposals: Vec<Proposal>, actions: &mut Actions) {
+    fn on_propose(&mut self, mut proposals: Vec<Proposal>, actions: &mut Actions) {
+        let leads = self.node.raft.state == StateRole::Leader;
+        let term = Term::new(self.node.raft.term);
+        proposals.retain(|proposal| {
+            let is_void = proposal.only_in.is_some_and(|only| !leads || only != term);
+            if is_void {
+                actions.dropped.push(proposal.id);
+            }
+            !is_void
+        });
         let entries = proposals
             .iter()
             .map(|p| entry(EntryKind::Normal(p.data.clone())));
         let mut entries: Vec<_> = entries.collect();
-        let leads = self.node.raft.state == StateRole::Leader;
         if leads && self.has_taker() {
             // Behind those of this member, which are found again by their place.
             entries.append(&mut self.take_gathered());

@@ -81,12 +81,19 @@ pub(crate) struct SharedStatus {
     is_learner: AtomicBool,
     /// See [`super::Member::sole_voter_read_index`]; 0 for none.
     sole_voter_read_index: AtomicU64,
+    /// The first entry of this member's last leadership, before which whatever earlier leaders have
+    /// decided stands.
+    led_from: AtomicU64,
 }
 
 impl SharedStatus {
     /// Publishes all but what is applied. The raft thread does so before it hands committed
     /// entries out, so that whoever hears that a write took effect finds it in the read index.
     pub(crate) fn publish(&self, status: &MemberStatus, sole_voter_read_index: Option<Index>) {
+        if status.is_leader() && !self.leads_in(status.term) {
+            // It puts an entry of its own in before anybody else's.
+            self.led_from.store(status.last.get(), Ordering::Relaxed);
+        }
         self.leader
             .store(status.leader.map_or(0, MemberId::get), Ordering::Relaxed);
         self.term.store(status.term.get(), Ordering::Relaxed);
@@ -97,6 +104,17 @@ impl SharedStatus {
         self.is_learner.store(status.is_learner, Ordering::Relaxed);
         let index = sole_voter_read_index.map_or(0, Index::get);
         self.sole_voter_read_index.store(index, Ordering::Release);
+    }
+
+    fn leads_in(&self, term: Term) -> bool {
+        let leads = self.role.load(Ordering::Relaxed) == Role::Leader as u8;
+        leads && self.term.load(Ordering::Relaxed) == term.get()
+    }
+
+    /// Whether a leader knows all that earlier leaders have decided. Of no meaning on a member that
+    /// does not lead.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.applied().get() >= self.led_from.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_applied(&self, index: Index) {

@@ -1,12 +1,15 @@
 //! Checkpoints of leases: a new leader counts from what they say is left, not from the full time.
+//! And renewals while one is on its way into the log, which take no longer than that by chance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use rand::Rng;
 use trilith_proto::etcdserverpb as pb;
-use trilith_server::ids::LeaseId;
+use trilith_proto::raftpb;
 use trilith_server::lease::TimeToLive;
 
-use crate::world::{Check, World};
+use crate::model::decode;
+use crate::world::{Check, Event, World};
 
 /// What the log says is left of leases.
 #[derive(Default)]
@@ -15,6 +18,11 @@ pub(crate) struct Checkpoints {
     are_kept: bool,
     /// Of each lease: the entry, and the seconds left.
     said: BTreeMap<i64, Vec<(u64, i64)>>,
+    /// Leases of which something was said before the log made it durable: who was up then knows it,
+    /// and who was not does not.
+    unkept: BTreeSet<i64>,
+    /// The last entry of one that was seen on its way.
+    sent: u64,
     /// How many a new leader had to count from.
     pub(crate) counted: u64,
 }
@@ -22,10 +30,14 @@ pub(crate) struct Checkpoints {
 impl Checkpoints {
     pub(crate) fn learn(&mut self, index: u64, request: &pb::InternalRaftRequest) {
         self.are_kept |= request.cluster_version_set.is_some();
-        let Some(said) = request.lease_checkpoint.as_ref().filter(|_| self.are_kept) else {
+        let Some(said) = &request.lease_checkpoint else {
             return;
         };
         for checkpoint in &said.checkpoints {
+            if !self.are_kept {
+                self.unkept.insert(checkpoint.id);
+                continue;
+            }
             let of_lease = self.said.entry(checkpoint.id).or_default();
             of_lease.push((index, checkpoint.remaining_ttl));
         }
@@ -43,10 +55,38 @@ impl Checkpoints {
 }
 
 impl World {
-    /// A member that begins to keep deadlines gives no lease more than what its checkpoint says and
-    /// the election may have taken.
+    /// While a checkpoint is on its way into the log, somebody renews one of its leases at the
+    /// leader, who may crash soon afterwards.
+    pub(crate) fn tempt(&mut self, at: usize, message: &raftpb::Message) {
+        if !self.settings.is_long || self.is_settling {
+            return;
+        }
+        for entry in &message.entries {
+            if entry.index <= self.checkpoints.sent {
+                continue;
+            }
+            let said = decode(&entry.data).and_then(|request| request.lease_checkpoint);
+            let Some(said) = said.filter(|said| said.checkpoints[0].remaining_ttl > 0) else {
+                continue;
+            };
+            self.checkpoints.sent = entry.index;
+            let lease = said.checkpoints[self.rng.random_range(0..said.checkpoints.len())].id;
+            let latency = self.rng.random_range(1..self.settings.latency);
+            self.schedule(latency, Event::Renew(at, lease));
+            if self.rng.random_bool(0.3) {
+                let later = self.rng.random_range(0..3_000_000);
+                let crash = Event::Crash(at, self.nodes[at].start, false);
+                self.schedule(latency + later, crash);
+            }
+        }
+    }
+
+    /// A member that begins to keep deadlines gives each lease what its checkpoint says is left,
+    /// or its full time without one, and on top of that what the election may have taken.
     pub(crate) fn check_promotion(&mut self, at: usize) -> Check {
-        let extension = self.settings.election_timeout().div_ceil(1_000_000);
+        let extension = self.settings.election_timeout();
+        let least = (extension / 1_000_000).cast_signed();
+        let most = extension.div_ceil(1_000_000).cast_signed();
         let node = &mut self.nodes[at];
         let id = node.id;
         let Some(running) = &mut node.running else {
@@ -59,28 +99,31 @@ impl World {
             return Ok(());
         }
         let applied = running.store.applied().0.get();
-        let known: Vec<_> = self.checkpoints.left(applied).collect();
+        let known: BTreeMap<_, _> = self.checkpoints.left(applied).collect();
         // Only there the clock is the member's.
         let given = running.run(node.clock.local(self.now), |running| {
-            let of = |(lease, _): &(i64, i64)| {
-                let lessor = &running.primary.lessor;
-                lessor.time_to_live(LeaseId::new(*lease))
-            };
-            known.iter().map(of).collect::<Vec<_>>()
+            let lessor = &running.primary.lessor;
+            let of = |lease| Some((lease, lessor.time_to_live(lease)?));
+            lessor
+                .leases()
+                .into_iter()
+                .filter_map(of)
+                .collect::<Vec<_>>()
         });
-        for ((lease, left), given) in known.into_iter().zip(given) {
-            let Some(TimeToLive {
-                remaining: Some(given),
-                granted,
-            }) = given
-            else {
+        for (lease, TimeToLive { granted, remaining }) in given {
+            let Some(given) = remaining else {
                 continue;
             };
-            self.checkpoints.counted += 1;
-            if given > left + extension.cast_signed() {
+            if self.checkpoints.unkept.contains(&lease.get()) {
+                continue;
+            }
+            let said = known.get(&lease.get()).copied();
+            self.checkpoints.counted += u64::from(said.is_some());
+            let left = said.unwrap_or(granted);
+            if !(left + least..=left + most).contains(&given) {
                 return Err(format!(
                     "{id}, at entry {applied}, gives lease {lease} of {granted} s {given} s: {:?}",
-                    self.checkpoints.said.get(&lease)
+                    self.checkpoints.said.get(&lease.get())
                 ));
             }
         }

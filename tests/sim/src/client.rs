@@ -96,8 +96,11 @@ pub(crate) fn draw(rng: &mut SmallRng, tag: u64, known: &Known<'_>) -> Call {
     Call::Propose(Box::new(request))
 }
 
+/// Most often one of the last few, which are renewed again and again; some of those that change
+/// their leader in between are older.
 fn pick(rng: &mut SmallRng, leases: &[i64]) -> Option<i64> {
-    let late = leases.len().saturating_sub(4);
+    let late = [4, 4, 40][rng.random_range(0..3)];
+    let late = leases.len().saturating_sub(late);
     let late = &leases[late..];
     late.get(rng.random_range(0..late.len().max(1))).copied()
 }

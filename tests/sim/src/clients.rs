@@ -68,6 +68,15 @@ impl World {
         self.with(at, |running| client::serve(running, tag, call))
     }
 
+    /// Somebody without another request under way renews a lease, once.
+    pub(crate) fn renew(&mut self, at: usize, lease: i64) -> Check {
+        self.made += 1;
+        let tag = self.made;
+        self.history.invoke(tag, ONCE, Call::Renew(lease), self.now);
+        self.schedule(CLIENT_TIMEOUT, Event::GiveUp(tag));
+        self.serve(at, tag)
+    }
+
     /// A watching client connects where it can, and takes what there is; some take their time.
     pub(crate) fn watch(&mut self, number: usize) -> Check {
         let again = [2_000, 20_000, 400_000][number % 3] * self.settings.stretch().pow(2);
@@ -107,13 +116,16 @@ impl World {
         let answered = self
             .history
             .respond(tag, outcome, &self.model, &mut self.leases)?;
-        if let Some(client) = answered {
+        if let Some(client) = answered.filter(|client| *client != ONCE) {
             let rest = self.rng.random_range(0..self.settings.rest);
             self.schedule(rest, Event::Client(client));
         }
         Ok(())
     }
 }
+
+/// The client of requests that none other follows.
+const ONCE: usize = usize::MAX;
 
 /// A client gives a request up, whose outcome it then never learns.
 pub(crate) const CLIENT_TIMEOUT: u64 = 12_000_000;

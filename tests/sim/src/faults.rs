@@ -19,7 +19,10 @@ impl World {
     pub(crate) fn fault(&mut self) -> Check {
         self.faults += 1;
         let at = self.victim();
-        match self.rng.random_range(0..13) {
+        // A leader that stands still misses what becomes of leases meanwhile.
+        let pauses = self.settings.leases && self.rng.random_bool(0.3);
+        let what = if pauses { 5..6 } else { 0..13 };
+        match self.rng.random_range(what) {
             0..4 => {
                 let power = self.rng.random_bool(0.6);
                 self.crash(at, power);

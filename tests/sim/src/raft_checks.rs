@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use trilith_proto::raftpb::{Message, MessageType};
 use trilith_server::ids::{Index, MemberId};
 use trilith_server::member::WrittenEntry;
 
@@ -16,6 +17,8 @@ pub(crate) struct RaftChecks {
     entries: BTreeMap<(u64, u64), (u64, u64)>,
     /// The term of each entry that is known to be committed, from index 1 on.
     committed: Vec<u64>,
+    /// By member and term: for whom it said that it votes.
+    votes: BTreeMap<(u64, u64), u64>,
     /// A sum over the state at each index, and who had it.
     digests: BTreeMap<u64, (u64, MemberId)>,
 }
@@ -79,6 +82,48 @@ impl RaftChecks {
             }
         }
         Ok(())
+    }
+
+    /// A member votes for one candidate in a term, be it itself.
+    ///
+    /// # Errors
+    ///
+    /// When `message` says that it votes for another one.
+    pub(crate) fn check_vote(&mut self, message: &Message) -> Result<(), String> {
+        let candidate = match message.r#type() {
+            MessageType::MsgVote => message.from,
+            MessageType::MsgVoteResp if !message.reject => message.to,
+            _ => return Ok(()),
+        };
+        let (from, term) = (MemberId::new(message.from), message.term);
+        let vote = self.votes.entry((message.from, term)).or_insert(candidate);
+        match *vote == candidate {
+            true => Ok(()),
+            false => Err(format!(
+                "{from} votes for {vote} and {candidate} in term {term}"
+            )),
+        }
+    }
+
+    /// A member that starts knows whom it has voted for in the term that it knows, and no term
+    /// before the last one that it has voted in.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub(crate) fn check_start(&self, node: &Node) -> Result<(), String> {
+        let id = node.id.get();
+        let Some(((_, term), vote)) = self.votes.range((id, 0)..=(id, u64::MAX)).next_back() else {
+            return Ok(());
+        };
+        let known = node.log.vote();
+        match known.0 > *term || known == (*term, *vote) {
+            true => Ok(()),
+            false => Err(format!(
+                "{} has voted for {vote} in term {term} and starts with {known:?}",
+                node.id
+            )),
+        }
     }
 
     /// Entries of the same index and term are the same, and so are all before them.

@@ -45,6 +45,8 @@ pub(crate) enum Event {
     Response(u64, Box<Outcome>),
     /// A client has waited for too long.
     GiveUp(u64),
+    /// Somebody renews a lease at a member.
+    Renew(usize, i64),
     /// A client looks after what it watches.
     Watch(usize),
     /// A member starts.
@@ -57,10 +59,10 @@ pub(crate) enum Event {
     SnapshotTold(usize, u64, MemberId, bool),
     /// A member stops for the snapshot that it has.
     Install(usize, u64),
-    /// The power goes while a member writes its log.
-    Torn(usize, u64),
     /// A member finishes its compactions, and crashes.
     CrashCompacted(usize, u64),
+    /// A member is killed, or loses its power.
+    Crash(usize, u64, bool),
     /// A fault is over.
     Heal(u64),
 }
@@ -230,6 +232,7 @@ impl World {
             Event::Request(at, tag) => self.serve(at, tag),
             Event::Response(tag, outcome) => self.respond(tag, *outcome),
             Event::GiveUp(tag) => self.respond(tag, Outcome::Lost),
+            Event::Renew(at, lease) => self.renew(at, lease),
             Event::Watch(number) => self.watch(number),
             Event::Boot(at) => self.boot(at),
             Event::Heal(number) => {
@@ -239,8 +242,8 @@ impl World {
             Event::CrashCompacted(at, start) if is_current(&self.nodes, at, start) => {
                 self.crash_compacted(at)
             }
-            Event::Torn(at, start) if is_current(&self.nodes, at, start) => {
-                self.crash(at, true);
+            Event::Crash(at, start, power) if is_current(&self.nodes, at, start) => {
+                self.crash(at, power);
                 Ok(())
             }
             Event::Install(at, start) if is_current(&self.nodes, at, start) => {
@@ -263,6 +266,8 @@ impl World {
         let outbox = running.take_outbox();
         running.to_apply.extend(outbox.works);
         for message in outbox.messages {
+            self.checks.check_vote(&message)?;
+            self.tempt(at, &message);
             self.send(message);
         }
         for (tag, outcome) in outbox.done {
@@ -301,7 +306,7 @@ impl World {
             due.push((took + 1, Event::Written(at, start)));
             if node.tears && self.rng.random_bool(0.3) {
                 node.tears = false;
-                due.push((took / 2 + 1, Event::Torn(at, start)));
+                due.push((took / 2 + 1, Event::Crash(at, start, true)));
             }
         }
         if !running.apply_due && !running.to_apply.is_empty() {
@@ -331,6 +336,7 @@ impl World {
             return Ok(());
         }
         let node = &mut self.nodes[at];
+        self.checks.check_start(node)?;
         node.boot(self.now, &self.settings, &mut self.rng)
             .map_err(|error| format!("{id} does not start: {error}"))?;
         node.tears = node.start > 1 && self.rng.random_bool(0.1);

@@ -4,7 +4,7 @@
 use trilith_sim::{Bug, find};
 
 /// Seeds that are tried for each bug.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 
 fn is_found(bugs: &[Bug]) {
     // The server's own assertions find some of them, by panics that are no news here.
@@ -33,8 +33,10 @@ fn bugs_of_leases_and_their_checkpoints_are_found() {
     is_found(&[
         Bug::StaleRevoke,
         Bug::RenewExpired,
+        Bug::NoLeaseExtension,
         Bug::CheckpointNotKept,
         Bug::CheckpointCountsOnce,
+        Bug::RenewUnderCheckpoint,
     ]);
 }
 
@@ -43,6 +45,7 @@ fn bugs_of_snapshots_and_of_installs_are_found() {
     is_found(&[
         Bug::InstallMarksEarly,
         Bug::InstallForgottenEarly,
+        Bug::InstallForgetsVote,
         Bug::SnapshotTakenAnyway,
     ]);
 }
