@@ -28,7 +28,7 @@ use crate::propose::Proposer;
 use crate::quiet;
 use crate::quota::Quota;
 use crate::read::Reader;
-use crate::storage::{Backend, Pace, StorageError};
+use crate::storage::{Backend, StorageError};
 use crate::transfer::Transfer;
 
 /// Serves `etcdserverpb.Maintenance`.
@@ -114,7 +114,7 @@ impl Maintenance for MaintenanceService {
         let stopping = self.stopping.clone();
         let defragmented = quiet::run("defragment", move || {
             let _turn = turn;
-            defragment(&store, Pace::BesideClients, &|| !*stopping.borrow())
+            defragment(&store, &|| !*stopping.borrow())
         });
         match defragmented.await {
             Some(Ok(ControlFlow::Continue(()))) => {
@@ -276,7 +276,6 @@ impl MaintenanceService {
 /// A failure of the state.
 pub fn defragment(
     store: &Store,
-    pace: Pace,
     go_on: &dyn Fn() -> bool,
 ) -> Result<ControlFlow<()>, StorageError> {
     let begun = Instant::now();
@@ -287,7 +286,7 @@ pub fn defragment(
         "starting defragment"
     );
     let ended = store
-        .defragment(pace, go_on)
+        .defragment(go_on)
         .inspect_err(|error| tracing::warn!(%error, "failed to defragment"))?;
     let after = store.backend().sizes();
     tracing::info!(

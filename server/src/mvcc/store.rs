@@ -22,7 +22,7 @@ use crate::{
         round::Round,
     },
     planted::{Bug, is_planted},
-    storage::{Backend, Batch, Family, Pace, StorageError, View, schema, schema::meta},
+    storage::{Backend, Batch, Family, StorageError, View, schema, schema::meta},
 };
 
 /// Handle to the store; clones share it.
@@ -147,14 +147,10 @@ impl Store {
     /// # Errors
     ///
     /// A failure of the state.
-    pub fn defragment(
-        &self,
-        pace: Pace,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<ControlFlow<()>, StorageError> {
+    pub fn defragment(&self, go_on: &dyn Fn() -> bool) -> Result<ControlFlow<()>, StorageError> {
         let _one_at_a_time = self.shared.defragmenting.lock();
         self.refresh()?;
-        self.shared.backend.defragment(pace, go_on)
+        self.shared.backend.defragment(go_on)
     }
 
     pub(super) fn publish(&self, published: Published, buckets: Buckets) {

@@ -43,6 +43,7 @@ impl Flusher {
             if let Err(error) = self.backend.check() {
                 fatal("the state cannot be written any more", &error);
             }
+            self.backend.pace_merges();
             let unflushed = self.backend.unflushed();
             let (applied, _term) = self.store.applied();
             let due = policy.is_due(Instant::now(), applied, self.durable(), unflushed);

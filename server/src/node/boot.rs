@@ -20,7 +20,7 @@ use crate::import::{EtcdMember, ImportError};
 use crate::member::{ConfState, MemberLog, StartError};
 use crate::mvcc::Store;
 use crate::storage::schema::meta;
-use crate::storage::{Backend, BackendOptions, Family, Pace, StorageError};
+use crate::storage::{Backend, BackendOptions, Family, StorageError};
 
 /// What is on disk, opened.
 pub(super) struct Opened {
@@ -118,7 +118,7 @@ fn defragment(store: &Store, threshold: u64) -> Result<(), StorageError> {
         );
         return Ok(());
     }
-    crate::api::defragment(store, Pace::Alone, &|| true).map(drop)
+    crate::api::defragment(store, &|| true).map(drop)
 }
 
 pub(super) fn backend_options(config: &Config) -> BackendOptions {

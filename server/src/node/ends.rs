@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::mvcc::watch::WatchHub;
+use crate::storage::Backend;
 use crate::transfer::Transfer;
 
 /// How those who find a reason tell that the member ends.
@@ -37,6 +38,7 @@ pub(super) async fn stop_serving(
     mut ended: EndsHeard,
     hub: WatchHub,
     transfer: Transfer,
+    backend: Backend,
     stopping: watch::Sender<bool>,
 ) {
     let for_snapshot = tokio::select! {
@@ -51,6 +53,7 @@ pub(super) async fn stop_serving(
     // Streams that never end by themselves would hold the drain up.
     hub.stop();
     stopping.send_replace(true);
+    backend.hurry_merges();
 }
 
 /// The guard that a channel resolves to holds a lock, and must not be kept over an await.

@@ -107,6 +107,7 @@ pub(super) async fn serve(
         ended,
         node.hub.clone(),
         node.transfer(),
+        node.state.store.backend().clone(),
         stopper,
     ));
     tokio::select! {

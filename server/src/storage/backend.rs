@@ -18,6 +18,7 @@ use self_cell::self_cell;
 use super::memory::{Memory, MemoryDisk};
 
 use super::directory::{FORMAT_FILE, is_marked, prepare_directory, sync_directory};
+use super::merges::Merges;
 use super::notices::Notices;
 use crate::quiet;
 use crate::storage::{BackendOptions, Batch, Family, StorageError, View, options};
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     /// The reason of the first failed write or flush. Invariant: once set, nothing is written.
     latch: OnceLock<String>,
     notices: Notices,
+    pub(super) merges: Merges,
     /// Rows written since the last flush, and their bytes: the average size of what is unflushed.
     pub(super) written_rows: AtomicU64,
     pub(super) written_bytes: AtomicU64,
@@ -104,7 +106,9 @@ impl Backend {
         prepare_directory(dir)?;
         quiet::start_merges(|| options::start_merging(options))?;
         let notices = Notices::default();
-        let database = options::database(options, &notices);
+        let merges = Merges::unbounded();
+        let mut database = options::database(options, &notices);
+        merges.install(&mut database);
         let db = DB::open_cf_descriptors(&database, dir, options::families(options)).map_err(
             |error| StorageError::Directory {
                 action: "open the state in",
@@ -113,7 +117,7 @@ impl Backend {
             },
         )?;
         sync_directory(dir)?;
-        Self::around(db, notices)
+        Self::around(db, notices, merges)
     }
 
     /// Opens the state in `dir` for reading alone. Writes nothing into it; a write fails.
@@ -140,10 +144,11 @@ impl Backend {
             path: dir.to_owned(),
             reason: error.to_string(),
         })?;
-        Self::around(db, notices)
+        // There are none.
+        Self::around(db, notices, Merges::unbounded())
     }
 
-    fn around(db: DB, notices: Notices) -> Result<Self, StorageError> {
+    fn around(db: DB, notices: Notices, merges: Merges) -> Result<Self, StorageError> {
         let open = OpenDatabase::try_new(db, |db| {
             let handles = Family::ALL.iter().map(|family| {
                 db.cf_handle(family.name())
@@ -154,12 +159,12 @@ impl Backend {
             });
             handles.collect::<Result<Vec<_>, _>>().map(Handles)
         })?;
-        let backend = Self::over(Engine::RocksDb(open), notices);
+        let backend = Self::over(Engine::RocksDb(open), notices, merges);
         backend.measure();
         Ok(backend)
     }
 
-    fn over(engine: Engine, notices: Notices) -> Self {
+    fn over(engine: Engine, notices: Notices, merges: Merges) -> Self {
         let mut read_persisted = ReadOptions::default();
         read_persisted.set_read_tier(ReadTier::Persisted);
         Self {
@@ -170,6 +175,7 @@ impl Backend {
                 write: options::write(),
                 latch: OnceLock::new(),
                 notices,
+                merges,
                 written_rows: AtomicU64::new(0),
                 written_bytes: AtomicU64::new(0),
                 measuring: Mutex::new(()),
@@ -182,7 +188,8 @@ impl Backend {
     /// Opens what `disk` holds; it must not be open already.
     #[cfg(feature = "simulation")]
     pub fn open_in_memory(disk: &MemoryDisk) -> Self {
-        Self::over(Engine::Memory(Memory::open(disk)), Notices::default())
+        let engine = Engine::Memory(Memory::open(disk));
+        Self::over(engine, Notices::default(), Merges::unbounded())
     }
 
     /// The state in memory, if it is one of the simulation.

@@ -1,36 +1,16 @@
-//! Rewrites the tables without what was removed, a slice at a time and at a bounded rate, while
-//! reads and writes go on.
+//! Rewrites the tables without what was removed, a slice at a time, while reads and writes go on.
 
 use std::ops::ControlFlow;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rocksdb::{BottommostLevelCompaction, CompactOptions, LiveFile};
 
-use super::{Backend, Family, StorageError, merges, options};
+use super::{Backend, Family, StorageError, options};
 use crate::progress::{Audience, Progress};
 
 /// Tables of the lowest level rewritten in one go; a stop waits for one slice at most. The levels
 /// above are rewritten down into it, and the upper ones of them at every slice, since each of their
 /// tables covers much of the keys: smaller slices would write several times as much in all.
 const SLICE_BYTES: u64 = 128 << 20;
-
-/// How much is written in a second beside clients, on average: a disk of today does several times
-/// as much, and they need the rest of it. Rented disks take bursts of some seconds as if they could
-/// do them for ever, and make everyone wait afterwards.
-const BYTES_PER_SECOND: u64 = 48 << 20;
-
-/// How fast to rewrite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// At a bounded rate, since clients are served meanwhile.
-    BesideClients,
-    /// As fast as the disk can.
-    Alone,
-}
-
-/// How long a stop may be overlooked while there is nothing to do but wait.
-const REST_STEP: Duration = Duration::from_millis(100);
 
 /// A range of one family's keys, ends included, and about how much is to be rewritten for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,16 +28,12 @@ impl Backend {
     /// # Errors
     ///
     /// As [`Backend::flush`].
-    pub fn defragment(
-        &self,
-        pace: Pace,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<ControlFlow<()>, StorageError> {
+    pub fn defragment(&self, go_on: &dyn Fn() -> bool) -> Result<ControlFlow<()>, StorageError> {
         self.flush()?;
         for &family in Family::ALL {
             self.collect_blobs_up_to(family, "1.0")?;
         }
-        let ended = self.rewrite(pace, go_on);
+        let ended = self.rewrite(go_on);
         for &family in Family::ALL {
             self.collect_blobs_up_to(family, options::BLOB_AGE_CUTOFF)?;
         }
@@ -66,11 +42,7 @@ impl Backend {
         ended
     }
 
-    fn rewrite(
-        &self,
-        pace: Pace,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<ControlFlow<()>, StorageError> {
+    fn rewrite(&self, go_on: &dyn Fn() -> bool) -> Result<ControlFlow<()>, StorageError> {
         let files = self
             .db()
             .live_files()
@@ -91,16 +63,10 @@ impl Backend {
             if !go_on() {
                 return Ok(ControlFlow::Break(()));
             }
-            let (begun, before) = (Instant::now(), merges::written());
             let (from, to) = (slice.from.as_deref(), slice.to.as_deref());
             self.db()
                 .compact_range_cf_opt(self.handle(family), from, to, &how);
             progress.add(usize::try_from(slice.bytes).unwrap_or(usize::MAX));
-            if pace == Pace::BesideClients {
-                let written = merges::written().saturating_sub(before).max(slice.bytes);
-                let least = Duration::from_millis(written * 1000 / BYTES_PER_SECOND);
-                rest(least.saturating_sub(begun.elapsed()), go_on);
-            }
         }
         progress.finish();
         Ok(ControlFlow::Continue(()))
@@ -115,18 +81,6 @@ impl Backend {
         self.db()
             .set_options_cf(self.handle(family), &cutoff)
             .map_err(|error| StorageError::database("set an option", &error))
-    }
-}
-
-/// Sleeps, but not into a stop.
-fn rest(length: Duration, go_on: &dyn Fn() -> bool) {
-    let until = Instant::now() + length;
-    while go_on() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        thread::sleep(left.min(REST_STEP));
     }
 }
 

@@ -1,43 +1,156 @@
-//! What the threads that merge tables have written.
+//! How fast tables are merged: no faster than it takes to keep up. What waits for the disk behind a
+//! burst of them is the log, and with it every client.
 
-use std::fs;
+use parking_lot::Mutex;
+use rocksdb::Options;
+use rocksdb::properties::{ESTIMATE_PENDING_COMPACTION_BYTES, num_files_at_level};
+use trilith_merge_pace::MergePace;
 
-/// The name that RocksDB gives to its threads that merge tables.
-const THREAD: &str = "rocksdb:low";
+use super::{Backend, Family};
 
-/// Bytes that the threads that merge tables have written to disk since the process began. Zero
-/// where the system does not tell.
-///
-/// RocksDB counts them only with its statistics on, which every request would pay for.
-pub(super) fn written() -> u64 {
-    let Ok(threads) = fs::read_dir("/proc/self/task") else {
-        return 0;
-    };
-    threads
-        .filter_map(|thread| {
-            let path = thread.ok()?.path();
-            let name = fs::read_to_string(path.join("comm")).ok()?;
-            let counted = fs::read_to_string(path.join("io")).ok()?;
-            (name.trim_end() == THREAD).then(|| write_bytes(&counted))?
-        })
-        .sum()
+/// The bound on the merges of one database.
+#[derive(Debug)]
+pub(super) struct Merges {
+    pace: MergePace,
+    rate: Mutex<Rate>,
 }
 
-fn write_bytes(counted: &str) -> Option<u64> {
-    let line = |line: &str| line.strip_prefix("write_bytes: ")?.parse().ok();
-    counted.lines().find_map(line)
+/// How fast merges may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rate {
+    /// As fast as the disk can, until somebody looks after it.
+    Unbounded,
+    /// Bytes in a second.
+    Bounded(u64),
+    /// As fast as the disk can, to the end.
+    Hurried,
 }
+
+/// How far merges are behind.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    /// Tables that were flushed and not merged since, of the family that has most.
+    fresh_tables: u64,
+    /// What is to be rewritten until each level has the size that it should have.
+    bytes: u64,
+}
+
+impl Merges {
+    /// None for now: nobody is served beside it.
+    pub(super) fn unbounded() -> Self {
+        Self {
+            pace: MergePace::new(u64::MAX),
+            rate: Mutex::new(Rate::Unbounded),
+        }
+    }
+
+    /// Bounds the merges of whoever is opened with `options`.
+    pub(super) fn install(&self, options: &mut Options) {
+        self.pace.install(options);
+    }
+}
+
+impl Backend {
+    /// Bounds merges to what they need to keep up, since clients are served beside them. To be
+    /// called again and again, as that changes.
+    pub fn pace_merges(&self) {
+        #[cfg(feature = "simulation")]
+        if self.memory().is_some() {
+            return;
+        }
+        let fresh = |&family| self.fresh_tables(family);
+        let behind = Behind {
+            fresh_tables: Family::ALL.iter().map(fresh).max().unwrap_or(0),
+            bytes: self.sum(ESTIMATE_PENDING_COMPACTION_BYTES),
+        };
+        let merges = &self.shared.merges;
+        let mut rate = merges.rate.lock();
+        let before = match *rate {
+            Rate::Unbounded => RATE_MIN,
+            Rate::Bounded(before) => before,
+            Rate::Hurried => return,
+        };
+        let next = next(before, behind);
+        if *rate != Rate::Bounded(next) {
+            merges.pace.set(next);
+            *rate = Rate::Bounded(next);
+        }
+    }
+
+    /// Takes the bound away for good: the state is about to be closed, which waits for them.
+    pub fn hurry_merges(&self) {
+        #[cfg(feature = "simulation")]
+        if self.memory().is_some() {
+            return;
+        }
+        let merges = &self.shared.merges;
+        let mut rate = merges.rate.lock();
+        merges.pace.set(u64::MAX);
+        *rate = Rate::Hurried;
+    }
+
+    fn fresh_tables(&self, family: Family) -> u64 {
+        let text = self
+            .db()
+            .property_value_cf(self.handle(family), num_files_at_level(0));
+        let count = text.ok().flatten().and_then(|text| text.parse().ok());
+        count.unwrap_or(0)
+    }
+}
+
+/// The bound after `rate`, a look later.
+fn next(rate: u64, behind: Behind) -> u64 {
+    let is_behind = behind.fresh_tables >= FRESH_TABLES_MAX || behind.bytes > BYTES_MAX;
+    match is_behind {
+        true => (rate * 4).min(RATE_MAX),
+        false => (rate / 2).max(RATE_MIN),
+    }
+}
+
+/// Rented disks take bursts of some seconds as if they could do them for ever, and make everyone
+/// wait afterwards; half of what the slower ones can do for ever is left to the log.
+const RATE_MIN: u64 = 48 << 20;
+
+/// More than disks do.
+const RATE_MAX: u64 = 4 << 30;
+
+/// RocksDB merges them when there are so many. Reads look into each of them, so it should not take
+/// its time: with twice as many a get costs a fifth more, and a list two fifths.
+const FRESH_TABLES_MAX: u64 = 4;
+
+/// RocksDB holds writes up at 64 GiB. A defragmentation looks like some gigabytes for a while.
+const BYTES_MAX: u64 = 16 << 30;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KEPT_UP: Behind = Behind {
+        fresh_tables: FRESH_TABLES_MAX - 1,
+        bytes: BYTES_MAX,
+    };
+
     #[test]
-    fn the_system_tells_what_a_thread_has_written() {
-        let told = "rchar: 1\nwchar: 2\nread_bytes: 0\nwrite_bytes: 40960\n";
-        assert_eq!(write_bytes(told), Some(40960));
-        assert_eq!(write_bytes("rchar: 1\n"), None);
-        let own = fs::read_to_string("/proc/thread-self/io").expect("Linux counts");
-        assert!(write_bytes(&own).is_some(), "{own}");
+    fn the_bound_grows_while_merges_are_behind_and_shrinks_to_the_least_afterwards() {
+        let tables = Behind {
+            fresh_tables: FRESH_TABLES_MAX,
+            ..KEPT_UP
+        };
+        let bytes = Behind {
+            bytes: BYTES_MAX + 1,
+            ..KEPT_UP
+        };
+        assert_eq!(next(RATE_MIN, KEPT_UP), RATE_MIN);
+        let mut rate = RATE_MIN;
+        for behind in [tables, bytes] {
+            let grown = next(rate, behind);
+            assert!(grown > rate);
+            rate = grown;
+        }
+        for _ in 0..10 {
+            rate = next(rate, KEPT_UP);
+        }
+        assert_eq!(rate, RATE_MIN);
+        assert_eq!(next(RATE_MAX, tables), RATE_MAX);
     }
 }

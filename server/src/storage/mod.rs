@@ -25,7 +25,6 @@ mod view;
 
 pub use backend::{Backend, Closed};
 pub use batch::Batch;
-pub use defragment::Pace;
 pub use error::StorageError;
 pub use flush_policy::FlushPolicy;
 #[cfg(feature = "simulation")]

@@ -137,7 +137,7 @@ impl Backend {
         rows
     }
 
-    fn sum(&self, property: &PropName) -> u64 {
+    pub(super) fn sum(&self, property: &PropName) -> u64 {
         let of = |&family| self.figure(family, property);
         Family::ALL.iter().map(of).sum()
     }

@@ -22,11 +22,12 @@ const BESIDE: [&str; 2] = ["config", "logging"];
 
 /// An outside crate and the only modules that may name it: tonic is the edge towards clients, and
 /// that towards the discovery service, whose client a new member is.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("tonic", &["api", "discovery"]),
     ("hickory_resolver", &["discovery"]),
     ("prometheus", &["metrics"]),
     ("rocksdb", &["storage"]),
+    ("trilith_merge_pace", &["storage"]),
     ("raft", &["member"]),
     ("raft_engine", &["member"]),
     ("protobuf", &["member"]),

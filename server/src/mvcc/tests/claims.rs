@@ -9,7 +9,7 @@ use crate::{
         NEVER_COMPACTED, RangeQuery, RevisionEvents, SortOrder, SortTarget, Store,
         round::PREVIOUS_BYTES_MAX,
     },
-    storage::{Backend, BackendOptions, Pace, StorageError},
+    storage::{Backend, BackendOptions, StorageError},
 };
 
 #[test]
@@ -210,13 +210,10 @@ fn compaction_and_defragmentation_give_space_back() {
     );
     let ended = store
         .store
-        .defragment(Pace::Alone, &|| false)
+        .defragment(&|| false)
         .expect("a stop is no failure");
     assert_eq!(ended, ControlFlow::Break(()));
-    let ended = store
-        .store
-        .defragment(Pace::BesideClients, &|| true)
-        .expect("defragment");
+    let ended = store.store.defragment(&|| true).expect("defragment");
     assert_eq!(ended, ControlFlow::Continue(()));
     let after = store.store.backend().sizes();
     assert!(
