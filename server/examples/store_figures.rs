@@ -17,7 +17,7 @@ use trilith_server::{
         Interval, RangeQuery, Store,
         compaction::{self, CompactionOptions},
     },
-    storage::{Backend, BackendOptions, Pace},
+    storage::{Backend, BackendOptions},
 };
 
 #[global_allocator]
@@ -219,7 +219,7 @@ impl Figures {
         }
         self.settle("after compaction")?;
         let clock = Clock::start();
-        let _done = self.store.defragment(Pace::Alone, &|| true)?;
+        let _done = self.store.defragment(&|| true)?;
         clock.report("defragment", 1);
         self.settle("after defragment")
     }

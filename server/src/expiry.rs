@@ -112,8 +112,8 @@ impl Expiry {
         }
     }
 
-    /// The leases that have expired, and in which leadership, a bounded look at a time. Ends early when the leadership is
-    /// gone.
+    /// The leases that have expired, and in which leadership, a bounded look at a time. Ends early
+    /// when the leadership is gone.
     fn expired(&self) -> impl stream::Stream<Item = (Term, LeaseId)> + '_ {
         let looks = stream::unfold(true, move |more| async move {
             if !more {

@@ -354,8 +354,7 @@ impl MemberHandle {
         self.shared.status.has_caught_up() && self.shared.pace.is_steady(now)
     }
 
-    /// Whether a leader has applied all that earlier leaders have decided. Of no meaning on a member
-    /// that does not lead.
+    /// Whether a leader has applied all that earlier leaders have decided. Of no meaning on others.
     pub fn has_caught_up(&self) -> bool {
         self.shared.status.has_caught_up()
     }

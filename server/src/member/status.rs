@@ -111,8 +111,7 @@ impl SharedStatus {
         leads && self.term.load(Ordering::Relaxed) == term.get()
     }
 
-    /// Whether a leader knows all that earlier leaders have decided. Of no meaning on a member that
-    /// does not lead.
+    /// Whether a leader knows all that earlier leaders have decided. Of no meaning on others.
     pub(crate) fn has_caught_up(&self) -> bool {
         self.applied().get() >= self.led_from.load(Ordering::Relaxed)
     }
@@ -219,6 +218,27 @@ pub enum Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leader_has_caught_up_once_the_first_entry_of_its_term_is_applied() {
+        let shared = SharedStatus::default();
+        let leads = |last| MemberStatus {
+            leader: Some(MemberId::new(1)),
+            term: Term::new(2),
+            committed: Index::new(5),
+            applied: Index::new(0),
+            last: Index::new(last),
+            role: Role::Leader,
+            is_learner: false,
+        };
+        shared.set_applied(Index::new(6));
+        shared.publish(&leads(7), None);
+        assert!(!shared.has_caught_up());
+        shared.set_applied(Index::new(7));
+        assert!(shared.has_caught_up());
+        shared.publish(&leads(9), None);
+        assert!(shared.has_caught_up(), "these are its own");
+    }
 
     #[test]
     fn raft_is_steady_unless_it_stands_still_or_has_done_so_lately() {

@@ -36,7 +36,7 @@ struct Behind {
 }
 
 impl Merges {
-    /// None for now: nobody is served beside it.
+    /// None, as long as nobody is served beside it.
     pub(super) fn unbounded() -> Self {
         Self {
             pace: MergePace::new(u64::MAX),

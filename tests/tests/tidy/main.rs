@@ -192,6 +192,9 @@ fn tests_wait_for_conditions_and_never_sleep() {
     );
 }
 
+/// Calls C++, which the workspace forbids all others.
+const WITH_UNSAFE_CODE: &str = "merge-pace/Cargo.toml";
+
 #[test]
 fn every_crate_takes_lints_and_versions_from_the_workspace() {
     let mut places = Vec::new();
@@ -199,7 +202,8 @@ fn every_crate_takes_lints_and_versions_from_the_workspace() {
         .iter()
         .filter(|source| source.path.ends_with("/Cargo.toml"))
     {
-        if !source.text.contains("[lints]\nworkspace = true\n") {
+        let is_common = source.text.contains("[lints]\nworkspace = true\n");
+        if !is_common && source.path != WITH_UNSAFE_CODE {
             places.push(format!("{}: no [lints] workspace = true", source.path));
         }
         let mut section = "";

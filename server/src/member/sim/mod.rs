@@ -298,6 +298,7 @@ impl World {
             id: RequestId::new(self.proposals),
             data,
             decoded: None,
+            only_in: None,
         };
         self.event(at, Event::Propose(vec![proposal]))
     }

@@ -213,6 +213,26 @@ fn apply_is_never_given_more_than_it_has_room_for() {
     assert!(!world.members[0].member.waits_for_apply());
 }
 
+/// A later leader has a view of its own of what this was about.
+#[test]
+fn what_a_member_proposes_as_the_leader_is_dropped_in_any_other_term() {
+    let mut world = World::new(1, 1, 0, ALL);
+    world.lead_alone();
+    let member = &mut world.members[0].member;
+    let (term, last) = (member.status().term.get(), member.status().last.get());
+    let in_term = |id, term| Proposal {
+        id: RequestId::new(id),
+        data: Bytes::from_static(b"by the leader"),
+        decoded: None,
+        only_in: Some(Term::new(term)),
+    };
+    let proposals = vec![in_term(1, term - 1), in_term(2, term), in_term(3, term + 1)];
+    let mut actions = Actions::default();
+    member.on_event(Event::Propose(proposals), &mut actions);
+    assert_eq!(actions.dropped, [1, 3].map(RequestId::new));
+    assert_eq!(member.status().last.get(), last + 1);
+}
+
 impl World {
     /// The appends that `node` sends over a round with these messages and then one proposal: to
     /// whom, how many entries, what is committed.
@@ -227,6 +247,7 @@ impl World {
             id: RequestId::new(0),
             data: Bytes::from_static(b"proposed here"),
             decoded: None,
+            only_in: None,
         };
         member.on_event(Event::Propose(vec![proposal]), &mut actions);
         member.actions(&mut actions);
