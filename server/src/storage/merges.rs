@@ -114,9 +114,9 @@ const RATE_MIN: u64 = 48 << 20;
 /// More than disks do.
 const RATE_MAX: u64 = 4 << 30;
 
-/// RocksDB merges them when there are so many. Reads look into each of them, so it should not take
-/// its time: with twice as many a get costs a fifth more, and a list two fifths.
-const FRESH_TABLES_MAX: u64 = 4;
+/// RocksDB begins to merge them at four: one more is there before it has done so. Reads look into
+/// each of them; with eight a get costs a fifth more, and a list two fifths.
+const FRESH_TABLES_MAX: u64 = 5;
 
 /// RocksDB holds writes up at 64 GiB. A defragmentation looks like some gigabytes for a while.
 const BYTES_MAX: u64 = 16 << 30;
