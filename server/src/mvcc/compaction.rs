@@ -143,7 +143,9 @@ pub fn run(
         store.take_compaction(target);
         return Ok(report);
     }
-    if options.hash {
+    // A run that was broken off has hashed what it has begun to remove.
+    let is_resumed = read.view().get(Family::Meta, meta::COMPACT_PROGRESS)?;
+    if options.hash && is_resumed.is_none() {
         report.hash = keep_hash(store, read.view(), target)?;
     }
     drop(read);

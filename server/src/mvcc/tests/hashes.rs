@@ -138,6 +138,30 @@ fn a_compaction_that_a_crash_has_cut_in_two_keeps_no_hash_and_the_next_one_does(
     assert_eq!(store.store.kept_hashes(), [kept_as(kept, 18)]);
 }
 
+#[test]
+fn a_compaction_that_goes_on_after_a_break_keeps_the_hash_of_its_begin() {
+    let mut store = TestStore::new();
+    for value in 1..=20 {
+        store.put("a", &value.to_string());
+    }
+    let whole = store.store.hash_kv(Revision::new(15)).expect("a hash");
+    store.accept_compaction(15);
+    let options = CompactionOptions {
+        batch_rows: NonZeroUsize::new(3).expect("not zero"),
+        hash: true,
+    };
+    let target = Revision::new(15);
+    let cut = compaction::run(&store.store, target, &options, &mut |_| {
+        ControlFlow::Break(())
+    });
+    assert!(matches!(cut, Err(MvccError::Stopped)), "{cut:?}");
+    store.run_compactions(true);
+    assert_eq!(store.store.next_compaction(), None);
+    let kept = store.store.kept_hashes();
+    assert_eq!(kept.len(), 1);
+    assert_eq!((kept[0].hash, kept[0].revision), (whole.hash, target));
+}
+
 /// What a compaction keeps has the current revision of its own moment.
 fn kept_as(hash: KvHash, current: i64) -> KvHash {
     KvHash {
