@@ -144,8 +144,8 @@ pub fn run(
         return Ok(report);
     }
     // A run that was broken off has hashed what it has begun to remove.
-    let is_resumed = read.view().get(Family::Meta, meta::COMPACT_PROGRESS)?;
-    if options.hash && is_resumed.is_none() {
+    let progress = store.backend().get(Family::Meta, meta::COMPACT_PROGRESS)?;
+    if options.hash && progress.is_none() {
         report.hash = keep_hash(store, read.view(), target)?;
     }
     drop(read);
