@@ -33,6 +33,8 @@ struct Shared {
     peers: Peers,
     request_bytes_max: usize,
     election_timeout: Duration,
+    /// Held by the first of those who wait for a leader to propose again: the order stays.
+    again: tokio::sync::Mutex<()>,
 }
 
 /// Who leads, as far as is known, and since when.
@@ -67,6 +69,7 @@ impl Proposer {
                 peers,
                 request_bytes_max,
                 election_timeout,
+                again: tokio::sync::Mutex::default(),
             }),
             prioritize_revokes: false,
         }
@@ -202,6 +205,8 @@ impl Proposer {
                 // A leader that hands over takes no proposals until the next one leads.
                 tokio::time::sleep(DROPPED_PAUSE).await;
             }
+            // A channel wakes those who wait for a change of it in any order.
+            let _turn = shared.again.lock().await;
             if leader.wait_for(|led| led.by.is_some()).await.is_err() {
                 return Err(RequestError::Stopped);
             }
