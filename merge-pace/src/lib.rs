@@ -16,6 +16,10 @@ pub struct MergePace {
 }
 
 impl MergePace {
+    /// The greatest bound, and none in effect: more than disks do. What a refill of tokens has left
+    /// over may still be used after the bound was lowered: 43 MB at this one.
+    pub const RATE_MAX: u64 = 4 << 30;
+
     /// A bound of `rate` bytes in a second, at least one.
     pub fn new(rate: u64) -> Self {
         #[expect(unsafe_code, reason = "C++ has it")]
@@ -83,12 +87,8 @@ unsafe extern "C" {
 
 /// A rate that RocksDB takes.
 fn bounded(rate: u64) -> i64 {
-    i64::try_from(rate.clamp(1, RATE_MAX)).expect("it is far below")
+    i64::try_from(rate.clamp(1, MergePace::RATE_MAX)).expect("it is far below")
 }
-
-/// More than disks do. What a refill of tokens has left over may still be used after the rate was
-/// lowered: 43 MB at this one.
-const RATE_MAX: u64 = 4 << 30;
 
 #[cfg(test)]
 mod tests {

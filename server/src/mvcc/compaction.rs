@@ -144,12 +144,14 @@ pub fn run(
         return Ok(report);
     }
     // A run that was broken off has hashed what it has begun to remove.
-    let progress = store.backend().get(Family::Meta, meta::COMPACT_PROGRESS)?;
+    let progress = progress(store)?;
     if options.hash && progress.is_none() {
         report.hash = keep_hash(store, read.view(), target)?;
     }
     drop(read);
-    let mut position = start(&store.backend().view(), finished)?;
+    // Of the revision where a run was broken off every row is looked at again: its deletions may go
+    // now, if its target has moved on since.
+    let mut position = (progress.unwrap_or(0).max(finished.get()).max(0), 0);
     loop {
         let view = store.backend().view();
         let (batch, next) = delete_some(
@@ -190,16 +192,13 @@ fn keep_hash(store: &Store, view: &View, target: Revision) -> Result<Option<KvHa
     Ok(Some(hash))
 }
 
-/// Where to begin: after the last compaction, or where this one or an earlier one was broken off.
-/// Of that revision every row is looked at again: its deletions may go now, if its target has
-/// moved on since.
-fn start(view: &View, finished: Revision) -> Result<(i64, i64), StorageError> {
-    let progress = match view.get(Family::Meta, meta::COMPACT_PROGRESS)? {
-        Some(value) if value.len() == 24 => schema::parse_revision_key(&value[8..])?.0,
-        Some(_) => return Err(StorageError::corrupt(Family::Meta, "compaction progress")),
-        None => 0,
-    };
-    Ok((progress.max(finished.get()).max(0), 0))
+/// The revision where this compaction or an earlier one was broken off, if one was.
+fn progress(store: &Store) -> Result<Option<i64>, StorageError> {
+    match store.backend().get(Family::Meta, meta::COMPACT_PROGRESS)? {
+        Some(value) if value.len() == 24 => Ok(Some(schema::parse_revision_key(&value[8..])?.0)),
+        Some(_) => Err(StorageError::corrupt(Family::Meta, "compaction progress")),
+        None => Ok(None),
+    }
 }
 
 /// The deletes of up to `batch_rows` rows, and where to go on unless that was the end.

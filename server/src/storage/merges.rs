@@ -39,7 +39,7 @@ impl Merges {
     /// None, as long as nobody is served beside it.
     pub(super) fn unbounded() -> Self {
         Self {
-            pace: MergePace::new(u64::MAX),
+            pace: MergePace::new(MergePace::RATE_MAX),
             rate: Mutex::new(Rate::Unbounded),
         }
     }
@@ -54,10 +54,6 @@ impl Backend {
     /// Bounds merges to what they need to keep up, since clients are served beside them. To be
     /// called again and again, as that changes.
     pub fn pace_merges(&self) {
-        #[cfg(feature = "simulation")]
-        if self.memory().is_some() {
-            return;
-        }
         let fresh = |&family| self.fresh_tables(family);
         let behind = Behind {
             fresh_tables: Family::ALL.iter().map(fresh).max().unwrap_or(0),
@@ -79,13 +75,9 @@ impl Backend {
 
     /// Takes the bound away for good: the state is about to be closed, which waits for them.
     pub fn hurry_merges(&self) {
-        #[cfg(feature = "simulation")]
-        if self.memory().is_some() {
-            return;
-        }
         let merges = &self.shared.merges;
         let mut rate = merges.rate.lock();
-        merges.pace.set(u64::MAX);
+        merges.pace.set(MergePace::RATE_MAX);
         *rate = Rate::Hurried;
     }
 
@@ -102,7 +94,7 @@ impl Backend {
 fn next(rate: u64, behind: Behind) -> u64 {
     let is_behind = behind.fresh_tables >= FRESH_TABLES_MAX || behind.bytes > BYTES_MAX;
     match is_behind {
-        true => (rate * 4).min(RATE_MAX),
+        true => (rate * 4).min(MergePace::RATE_MAX),
         false => (rate / 2).max(RATE_MIN),
     }
 }
@@ -110,9 +102,6 @@ fn next(rate: u64, behind: Behind) -> u64 {
 /// Rented disks take bursts of some seconds as if they could do them for ever, and make everyone
 /// wait afterwards; half of what the slower ones can do for ever is left to the log.
 const RATE_MIN: u64 = 48 << 20;
-
-/// More than disks do.
-const RATE_MAX: u64 = 4 << 30;
 
 /// RocksDB begins to merge them at four: one more is there before it has done so. Reads look into
 /// each of them; with eight a get costs a fifth more, and a list two fifths.
@@ -151,6 +140,6 @@ mod tests {
             rate = next(rate, KEPT_UP);
         }
         assert_eq!(rate, RATE_MIN);
-        assert_eq!(next(RATE_MAX, tables), RATE_MAX);
+        assert_eq!(next(MergePace::RATE_MAX, tables), MergePace::RATE_MAX);
     }
 }

@@ -114,10 +114,10 @@ impl World {
             let Some(given) = remaining else {
                 continue;
             };
-            if self.checkpoints.unkept.contains(&lease.get()) {
+            let said = known.get(&lease.get()).copied();
+            if said.is_none() && self.checkpoints.unkept.contains(&lease.get()) {
                 continue;
             }
-            let said = known.get(&lease.get()).copied();
             self.checkpoints.counted += u64::from(said.is_some());
             let left = said.unwrap_or(granted);
             if !(left + least..=left + most).contains(&given) {
