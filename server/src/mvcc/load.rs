@@ -12,7 +12,7 @@ use crate::{
         write_txn::TOMBSTONE_MARK,
     },
     planted::{Bug, is_planted},
-    storage::{Backend, Batch, Family, StorageError, schema, schema::meta},
+    storage::{Backend, Batch, Family, SortedRows, StorageError, schema, schema::meta},
 };
 
 /// Takes records in ascending order, and derives every other row from them. What it has written
@@ -20,6 +20,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Loader {
     backend: Backend,
+    /// They come in the order of their keys.
+    revisions: SortedRows,
+    /// Everything else.
     batch: Batch,
     /// The latest record of keys in `batch`, which reads do not see yet; `None` once deleted.
     recent: HashMap<Bytes, Option<Address>>,
@@ -50,9 +53,10 @@ impl Loader {
                 "a store is there already",
             ));
         }
-        let batch = backend.batch();
+        let (revisions, batch) = (backend.sorted_rows(Family::Revision)?, backend.batch());
         Ok(Self {
             backend,
+            revisions,
             batch,
             recent: HashMap::new(),
             last: None,
@@ -84,9 +88,6 @@ impl Loader {
             (false, ..) => Kind::Put,
         };
         let written = Written::around(address.sub, kind, before, encoded);
-        let row_key = schema::revision_key(address.main, address.sub);
-        self.batch
-            .put(Family::Revision, row_key, written.revision());
         if let Some(old) = before {
             self.batch
                 .put(Family::Old, schema::old_key(&key, old.main, old.sub), []);
@@ -98,6 +99,8 @@ impl Loader {
         } else {
             self.batch.put(Family::Current, &key, written.current());
         }
+        let row_key = schema::revision_key(address.main, address.sub);
+        self.revisions.put(&row_key, written.into_revision())?;
         self.recent.insert(key, (!is_deletion).then_some(address));
         if self.batch.bytes() >= BATCH_BYTES {
             self.write()?;
@@ -120,6 +123,7 @@ impl Loader {
             let reason = format!("{revisions:?} with records up to {newest}");
             return Err(StorageError::corrupt(Family::Meta, reason));
         }
+        self.revisions.finish()?;
         self.write()?;
         self.backend.write(rest)?;
         self.derive()?;

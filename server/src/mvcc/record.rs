@@ -246,6 +246,11 @@ impl Written {
         &self.buffer[self.row_at..]
     }
 
+    /// As [`Written::revision`], to be kept.
+    pub(super) fn into_revision(mut self) -> Bytes {
+        self.buffer.split_off(self.row_at)
+    }
+
     /// The encoded `KeyValue`.
     pub(super) fn kv(&self) -> Bytes {
         self.buffer.slice(self.kv_at..)

@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** RocksDB's own log is off and flushes are atomic over all families, so a crash
 //! leaves exactly a prefix of the batches written, and the applied index inside it is true.
+//! Only [`SortedRows`] are durable before the batches around them: in states that are not whole yet.
 
 pub mod schema;
 
@@ -21,6 +22,7 @@ mod notices;
 mod options;
 mod rows;
 mod sizes;
+mod sorted;
 mod view;
 
 pub use backend::{Backend, Closed};
@@ -32,4 +34,5 @@ pub use memory::MemoryDisk;
 pub use options::BackendOptions;
 pub use schema::Family;
 pub use sizes::{Sizes, Unflushed};
+pub use sorted::SortedRows;
 pub use view::{Scan, View};

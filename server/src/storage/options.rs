@@ -89,6 +89,12 @@ pub(super) fn families(options: &BackendOptions) -> Vec<ColumnFamilyDescriptor> 
         .collect()
 }
 
+/// Of tables that are written beside the database, to be taken up by it.
+pub(super) fn tables(family: Family) -> Options {
+    let nothing_is_read = Cache::new_lru_cache(0);
+    of(family, &nothing_is_read, &BackendOptions::default())
+}
+
 fn of(family: Family, cache: &Cache, options: &BackendOptions) -> Options {
     let mut of = Options::default();
     let mut table = BlockBasedOptions::default();
@@ -108,7 +114,7 @@ fn of(family: Family, cache: &Cache, options: &BackendOptions) -> Options {
         Family::Revision | Family::Current => {
             table.set_block_size(block_bytes(family));
             of.set_write_buffer_size(options.write_buffer_bytes / 2);
-            of.set_target_file_size_base(32 << 20);
+            of.set_target_file_size_base(TABLE_BYTES);
             of.set_max_bytes_for_level_base(128 << 20);
             of.set_max_compaction_bytes(MAX_COMPACTION_BYTES);
             // A value this large is cheaper to leave in place than to rewrite at every level.
@@ -162,6 +168,9 @@ pub(super) fn flush() -> FlushOptions {
     flush.set_wait(true);
     flush
 }
+
+/// Size of a table of `revision` or `current` once it is merged.
+pub(super) const TABLE_BYTES: u64 = 32 << 20;
 
 /// About how much is merged in one go. RocksDB ends a table where those below it reach this size:
 /// with the default of 25 tables a new table of few keys covers a quarter of a large state, and
