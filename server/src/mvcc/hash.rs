@@ -112,6 +112,7 @@ pub fn hash_view(view: &View, revision: Revision) -> Result<KvHash, MvccError> {
         view,
         published: current.get(),
         overlay: None,
+        churn: None,
     };
     at(source, current, compacted, revision)
 }
@@ -160,6 +161,7 @@ pub(super) fn of_compaction(
         view,
         published: i64::MAX,
         overlay: None,
+        churn: None,
     };
     // etcd also keeps the deletions exactly at the target.
     let keeps_any = any_lives(source, target)? || any_deleted_at(view, target)?;

@@ -3,7 +3,7 @@
 //! A key that has not changed since is in `current` as it was. For the others `old` names the
 //! change that was the latest then, and `revision` has it. So a page of a list costs the page plus
 //! the history of the keys it passes, never the whole range, and a count costs the count of today
-//! plus the changes since.
+//! plus the changes since, of which those of late are in memory.
 
 use std::{cmp::Ordering, ops::ControlFlow};
 
@@ -113,15 +113,20 @@ pub(super) fn get(view: &View, key: &[u8], revision: i64) -> Result<Option<Bytes
     Ok(Some(value.slice_ref(kv)))
 }
 
-/// How many keys of `interval` lived at `revision`, which is before `published`.
+/// How many keys of `interval` lived at `revision`. At `known`, a later one or the same, there were
+/// `more` than now.
 pub(super) fn count(
     view: &View,
     interval: &Interval,
-    published: i64,
+    known: i64,
+    more: i64,
     revision: i64,
 ) -> Result<i64, StorageError> {
-    let now = count::now(view, interval)?;
-    if published - revision > now.max(UNDO_MIN) {
+    let then = count::now(view, interval)? + more;
+    if known == revision {
+        return Ok(then);
+    }
+    if known - revision > then.max(UNDO_MIN) {
         // More changes to undo than keys to look at.
         let mut count = 0;
         walk(view, interval, revision, &mut |_| {
@@ -130,11 +135,11 @@ pub(super) fn count(
         })?;
         return Ok(count);
     }
-    let mut count = now;
+    let mut count = then;
     let mut rows = view.scan(
         Family::Revision,
         &schema::revision_key(revision + 1, 0),
-        None,
+        Some(&schema::revision_key(known + 1, 0)),
     );
     while let Some((_, value)) = rows.next()? {
         let row = Row::parse(value)?;

@@ -38,6 +38,7 @@ mod load;
 mod verify;
 
 mod buckets;
+mod churn;
 mod count;
 mod hash;
 mod history;

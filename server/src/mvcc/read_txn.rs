@@ -103,6 +103,7 @@ impl ReadTxn {
             view: &self.published.view,
             published: self.published.revision.get(),
             overlay: None,
+            churn: Some(&self.published.churn),
         }
     }
 }

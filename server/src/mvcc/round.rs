@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     ids::{Index, Revision, Term},
     mvcc::{
+        churn::Turnover,
         count::Buckets,
         error::MvccError,
         event::RevisionEvents,
@@ -27,6 +28,7 @@ pub struct Round {
     pub(super) batch: Batch,
     pub(super) overlay: Overlay,
     pub(super) buckets: Buckets,
+    pub(super) turnover: Turnover,
     /// Keys that leases of this round gained (true) or lost (false).
     pub(super) lease_keys: BTreeMap<(i64, Bytes), bool>,
     pub(super) revision: i64,
@@ -48,6 +50,7 @@ impl Round {
             batch,
             overlay: Overlay::default(),
             buckets,
+            turnover: Turnover::default(),
             lease_keys: BTreeMap::new(),
             events: Vec::new(),
             previous_budget: Budget(PREVIOUS_BYTES_MAX),
@@ -159,6 +162,8 @@ impl Round {
             .put(Family::Meta, meta::APPLIED, encode_applied(written, term));
         let backend = self.store.backend();
         let batch = std::mem::replace(&mut self.batch, backend.batch());
+        // A compaction may publish what is written before this round does.
+        self.base.churn.add(&self.turnover);
         backend.write(batch)?;
         let published = Published {
             revision: self.revision(),
@@ -166,6 +171,7 @@ impl Round {
             applied,
             applied_term: term,
             view: backend.view(),
+            churn: self.base.churn.clone(),
         };
         self.store
             .publish(published, std::mem::take(&mut self.buckets));
@@ -180,6 +186,7 @@ impl Round {
             view: &self.base.view,
             published: self.base.revision.get(),
             overlay: Some(&self.overlay),
+            churn: Some(&self.base.churn),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::{
-    mvcc::{count, history, interval::Interval, overlay::Overlay, record::Row},
+    mvcc::{churn::Churn, count, history, interval::Interval, overlay::Overlay, record::Row},
     storage::{Family, Scan, StorageError, View},
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Source<'a> {
     /// The revision of the view.
     pub(super) published: i64,
     pub(super) overlay: Option<&'a Overlay>,
+    /// What makes counts of the past quick, where it is at hand.
+    pub(super) churn: Option<&'a Churn>,
 }
 
 impl Source<'_> {
@@ -112,13 +114,22 @@ impl Source<'_> {
         }
     }
 
+    fn past_count(&self, interval: &Interval, revision: i64) -> Result<i64, StorageError> {
+        let recent = self.churn.map(|churn| churn.after(revision));
+        let since = recent.as_ref().map_or(i64::MAX, |recent| recent.since);
+        // As of there the rest is known; what lies before has to be read.
+        let known = since.clamp(revision, self.published);
+        let later = recent.map_or(0, |recent| recent.undone(interval, known, self.published));
+        history::count(self.view, interval, known, later, revision)
+    }
+
     /// How many keys of `interval` live at `revision`.
     pub(super) fn count(&self, interval: &Interval, revision: i64) -> Result<i64, StorageError> {
         if interval.is_empty() {
             return Ok(0);
         }
         if revision < self.published {
-            return history::count(self.view, interval, self.published, revision);
+            return self.past_count(interval, revision);
         }
         let mut count = count::now(self.view, interval)?;
         let changed = self

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::{
     ids::{Index, Revision, Term},
     mvcc::{
+        churn::Churn,
         compaction::{self, Queue},
         count::{self, Buckets},
         hash::HashCache,
@@ -59,6 +60,8 @@ pub struct Published {
     pub applied_term: Term,
     /// The state.
     pub view: View,
+    /// Keys that came and went of late; more than this moment has, since it goes on.
+    pub(super) churn: Arc<Churn>,
 }
 
 /// What etcd reports as the compact revision of a store that never was compacted.
@@ -174,7 +177,11 @@ impl Store {
     pub(in crate::mvcc) fn refresh(&self) -> Result<(), StorageError> {
         let _publishing = self.shared.publishing.lock();
         // A round that is written and waits for the lock may be part of it; it is complete.
-        let published = Published::load(self.shared.backend.view())?;
+        let before = self.shared.published.load();
+        let published = Published {
+            churn: before.churn.clone(),
+            ..Published::load(self.shared.backend.view())?
+        };
         self.shared.published.store(Arc::new(published));
         Ok(())
     }
@@ -231,6 +238,7 @@ impl Published {
             applied,
             applied_term,
             view,
+            churn: Arc::new(Churn::since(revision.get())),
         })
     }
 }

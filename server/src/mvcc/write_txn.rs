@@ -249,8 +249,12 @@ impl<'a> WriteTxn<'a> {
             view: &round.base.view,
             published: round.base.revision.get(),
             overlay: Some(&round.overlay),
+            churn: None,
         };
-        round.buckets.apply(after, self.main, living)?;
+        round.buckets.apply(after, self.main, living.clone())?;
+        for (key, is_created) in living {
+            round.turnover.push(self.main, key, is_created);
+        }
         let changes = std::mem::take(&mut self.changes);
         let is_left_out =
             |change: &Change| matches!(&change.previous, Some(previous) if previous.kv.is_none());
