@@ -28,8 +28,8 @@ const PAGE: i64 = 500;
 const REQUESTS: usize = 11;
 /// Hashes go on for so long, so that there are puts enough to compare.
 const HASHING: Duration = Duration::from_secs(5);
-/// By then a rate is known; etcd, which reads a thousand changes ten times a second beside puts, would
-/// need ten minutes.
+/// By then a rate is known; etcd, which reads a thousand changes ten times a second beside puts,
+/// would need ten minutes.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(env: &mut Env) -> Result<Measures> {
