@@ -5,7 +5,8 @@
 //!
 //! **Invariant:** RocksDB's own log is off and flushes are atomic over all families, so a crash
 //! leaves exactly a prefix of the batches written, and the applied index inside it is true.
-//! Only [`SortedRows`] are durable before the batches around them: in states that are not whole yet.
+//! Only [`SortedRows`] are durable before the batches around them, in a state that is not whole
+//! yet.
 
 pub mod schema;
 
