@@ -147,7 +147,10 @@ impl SortedRows {
                 self.work = Work::Failed(error.clone());
                 Err(error)
             }
-            _ => Ok(Vec::new()),
+            _ => Err(StorageError::Database {
+                action: "fill a family",
+                reason: "it is filled already".to_owned(),
+            }),
         }
     }
 }
@@ -269,6 +272,8 @@ mod tests {
         let backend = open(dir.path());
         let mut none = backend.sorted_rows(Family::Revision).expect("begin");
         none.finish().expect("finish");
+        let again = none.finish().expect_err("once is all").to_string();
+        assert_eq!(again, "fill a family: it is filled already");
         let mut rows = backend.sorted_rows(Family::Revision).expect("begin");
         put(&mut rows, 2).expect("it waits");
         put(&mut rows, 1).expect("it waits");
