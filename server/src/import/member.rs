@@ -86,7 +86,7 @@ impl EtcdMember {
             "importing the data of etcd"
         );
         {
-            let backend = Backend::open(state, &BackendOptions::default())?;
+            let backend = Backend::open(state, &BackendOptions::to_fill())?;
             self.database
                 .fill(&backend, &Members::Kept, Bump::default())?;
         }

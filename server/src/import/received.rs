@@ -33,7 +33,7 @@ pub struct ComingSnapshot {
 #[derive(Debug)]
 enum Place {
     /// A directory that does not exist yet.
-    Directory(PathBuf, Box<BackendOptions>),
+    Directory(PathBuf),
     /// One that is open and empty.
     Open(Backend),
 }
@@ -68,8 +68,8 @@ pub struct ReceivedSnapshot {
 impl ComingSnapshot {
     /// Takes a snapshot into an empty `file` at `path`, and makes a state of it in a directory
     /// that does not exist yet.
-    pub fn new(file: fs::File, path: PathBuf, state: PathBuf, options: BackendOptions) -> Self {
-        Self::at(file, path, Place::Directory(state, Box::new(options)))
+    pub fn new(file: fs::File, path: PathBuf, state: PathBuf) -> Self {
+        Self::at(file, path, Place::Directory(state))
     }
 
     /// As [`Self::new`], into a state that is open and empty.
@@ -198,7 +198,7 @@ impl ComingSnapshot {
 impl Place {
     fn open(&self) -> Result<Backend, StorageError> {
         match self {
-            Self::Directory(state, options) => Backend::open(state, options),
+            Self::Directory(state) => Backend::open(state, &BackendOptions::to_fill()),
             Self::Open(backend) => Ok(backend.clone()),
         }
     }

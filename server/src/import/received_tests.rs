@@ -66,8 +66,7 @@ fn taken(
 ) -> Result<(Families, bool), ImportError> {
     let (path, state) = (directory.join("db"), directory.join("state"));
     let file = fs::File::create(&path).expect("an empty file");
-    let options = BackendOptions::default();
-    let mut coming = ComingSnapshot::new(file, path, state.clone(), options.clone());
+    let mut coming = ComingSnapshot::new(file, path, state.clone());
     for piece in bytes.chunks(10_007) {
         coming.push(piece)?;
     }
@@ -75,7 +74,7 @@ fn taken(
     let received = coming.whole(named, OWN)?;
     let in_order = received.bytes_to_write() == 0;
     received.fill()?;
-    let backend = Backend::open(&state, &options).expect("a state");
+    let backend = Backend::open(&state, &BackendOptions::default()).expect("a state");
     let view = backend.view();
     let rows = |family: &Family| {
         let mut scan = view.scan(*family, &[], None);

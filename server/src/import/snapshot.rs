@@ -168,7 +168,7 @@ impl SnapshotFile {
         };
         DataDir::lock(how.data_dir)?.create(&identity, |fresh| {
             {
-                let backend = Backend::open(&fresh.state, &BackendOptions::default())?;
+                let backend = Backend::open(&fresh.state, &BackendOptions::to_fill())?;
                 database.fill(&backend, &members, bump)?;
             }
             let log = how.wal_dir.unwrap_or(&fresh.log);

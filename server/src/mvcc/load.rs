@@ -27,6 +27,8 @@ pub struct Loader {
     /// The latest record of keys in `batch`, which reads do not see yet; `None` once deleted.
     recent: HashMap<Bytes, Option<Address>>,
     last: Option<Address>,
+    /// How many keys live, if each record fits those before it.
+    living: u64,
 }
 
 /// Revisions of the store that was loaded.
@@ -60,6 +62,7 @@ impl Loader {
             batch,
             recent: HashMap::new(),
             last: None,
+            living: 0,
         })
     }
 
@@ -81,12 +84,23 @@ impl Loader {
         self.last = Some(address);
         let fields = Fields::parse(encoded)?;
         let key = Bytes::copy_from_slice(fields.key);
-        let before = self.latest(&key)?;
-        let kind = match (is_deletion, fields.version, before) {
-            (true, ..) => Kind::Tombstone,
-            (false, 1, None) => Kind::Create,
-            (false, ..) => Kind::Put,
+        // To ask for what is not there, as most records of a large state would, is a good part of
+        // the work; `derive` finds out if it was there.
+        let is_create = !is_deletion && fields.version == 1;
+        let before = match is_create {
+            true => None,
+            false => self.latest(&key)?,
         };
+        let kind = match (is_deletion, is_create) {
+            (true, _) => Kind::Tombstone,
+            (false, true) => Kind::Create,
+            (false, false) => Kind::Put,
+        };
+        match (is_deletion, before) {
+            (false, None) => self.living += 1,
+            (true, Some(_)) => self.living -= 1,
+            _ => {}
+        }
         let written = Written::around(address.sub, kind, before, encoded);
         if let Some(old) = before {
             self.batch
@@ -149,7 +163,9 @@ impl Loader {
         let view = self.backend.view();
         let mut rows = view.scan(Family::Current, &[], None);
         let mut buckets = count::Pieces::default();
+        let mut living = 0;
         while let Some((key, value)) = rows.next()? {
+            living += 1;
             buckets.add(key, &mut self.batch);
             let lease = Fields::parse(Row::parse_current(value)?.1.kv)?.lease;
             if lease != 0 {
@@ -161,6 +177,14 @@ impl Loader {
             }
         }
         buckets.end(&mut self.batch);
+        if living != self.living {
+            let reason = format!(
+                "{living} keys are left of records that leave {}: one has version 1 of a key that \
+                 lived already",
+                self.living
+            );
+            return Err(StorageError::corrupt(Family::Current, reason));
+        }
         Ok(())
     }
 

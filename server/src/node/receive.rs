@@ -10,16 +10,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use trilith_proto::raftpb;
 
-use super::boot::{self, Opened};
+use super::boot::Opened;
 use super::disk::Disks;
 use crate::cluster::incoming::Incoming;
-use crate::config::Config;
 use crate::ids::{Index, MemberId, Term};
 use crate::import::ComingSnapshot;
 use crate::member::MemberHandle;
 use crate::peer::{Piece, Received};
 use crate::quiet;
-use crate::storage::BackendOptions;
 
 /// Where snapshots come in.
 #[derive(Clone)]
@@ -30,7 +28,6 @@ pub(super) struct SnapshotReceiver {
 struct Parts {
     own: MemberId,
     incoming: Incoming,
-    options: BackendOptions,
     disks: Disks,
     runtime: Handle,
     slot: Semaphore,
@@ -40,17 +37,11 @@ struct Parts {
 
 impl SnapshotReceiver {
     /// For a member that was opened; its work is done by blocking threads of `runtime`.
-    pub(super) fn new(
-        config: &Config,
-        opened: &Opened,
-        runtime: Handle,
-        arrived: watch::Sender<bool>,
-    ) -> Self {
+    pub(super) fn new(opened: &Opened, runtime: Handle, arrived: watch::Sender<bool>) -> Self {
         Self {
             parts: Arc::new(Parts {
                 own: opened.identity.member_id,
                 incoming: opened.kept.data_dir.incoming(),
-                options: boot::backend_options(config),
                 disks: opened.disks.clone(),
                 runtime,
                 slot: Semaphore::new(SNAPSHOTS_MAX),
@@ -145,7 +136,7 @@ impl Parts {
     ) -> Result<u64, String> {
         let file = self.incoming.begin().map_err(|error| error.to_string())?;
         let (path, state) = (self.incoming.file(), self.incoming.state());
-        let mut coming = ComingSnapshot::new(file, path.clone(), state, self.options.clone());
+        let mut coming = ComingSnapshot::new(file, path.clone(), state);
         self.take(&mut coming, pieces)?;
         let bytes = coming.bytes();
         let received = coming.whole(named, self.own);

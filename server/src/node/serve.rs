@@ -173,7 +173,7 @@ impl Node {
         ends: Ends,
         metrics: Metrics,
     ) -> Result<Self, NodeError> {
-        let receiver = SnapshotReceiver::new(config, &opened, Handle::current(), ends.snapshot);
+        let receiver = SnapshotReceiver::new(&opened, Handle::current(), ends.snapshot);
         let (identity, store, log) = (opened.identity, opened.store, opened.log);
         let id = identity.member_id;
         let state = load_state(config, &store)?;

@@ -160,3 +160,43 @@ fn records_out_of_order_and_revisions_that_do_not_fit_are_refused() {
     Store::open(backend.clone()).expect("a new store");
     assert!(Loader::new(backend).is_err());
 }
+
+#[test]
+fn a_create_of_a_key_that_lives_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // In the end the key is there once, or not at all.
+    for ends_deleted in [false, true] {
+        let state = dir.path().join(format!("{ends_deleted}"));
+        let backend = Backend::open(&state, &BackendOptions::default()).expect("open");
+        let mut loader = Loader::new(backend.clone()).expect("empty");
+        for main in [2, 3] {
+            let create = Fields {
+                key: b"a",
+                create_revision: main,
+                mod_revision: main,
+                version: 1,
+                ..Fields::default()
+            };
+            let address = Address { main, sub: 0 };
+            loader
+                .record(address, false, &create.encode())
+                .expect("record");
+        }
+        if ends_deleted {
+            let key = Fields {
+                key: b"a",
+                ..Fields::default()
+            };
+            let address = Address { main: 4, sub: 0 };
+            loader.record(address, true, &key.encode()).expect("record");
+        }
+        let revisions = LoadedRevisions {
+            current: Revision::new(4),
+            compact_scheduled: None,
+            compact_finished: None,
+        };
+        let refused = loader.finish(revisions, backend.batch());
+        let text = refused.expect_err("refused").to_string();
+        assert!(text.contains("version 1"), "{text}");
+    }
+}
