@@ -4,6 +4,10 @@
 //! the wire is made of the member, the count of its starts, and the caller's number, which is not
 //! used twice within one start.
 
+use std::collections::HashSet;
+
+use raft::eraftpb::MessageType;
+
 use super::*;
 use crate::planted::{Bug, is_planted};
 
@@ -60,4 +64,21 @@ impl Member {
         let parts = [self.id.get(), self.boot_epoch, number];
         parts.iter().flat_map(|part| part.to_be_bytes()).collect()
     }
+}
+
+/// Leaves out heartbeats that are followed by another one to the same member. raft-rs sends one for
+/// each read; the answer to the last one confirms all reads that came before it, too.
+pub(super) fn last_heartbeats(mut messages: Vec<Message>) -> Vec<Message> {
+    let is_heartbeat = |message: &Message| message.get_msg_type() == MessageType::MsgHeartbeat;
+    if messages.iter().filter(|it| is_heartbeat(it)).count() < 2 {
+        return messages;
+    }
+    let mut told = HashSet::new();
+    let mut kept: Vec<_> = messages
+        .drain(..)
+        .rev()
+        .filter(|message| !is_heartbeat(message) || told.insert(message.to))
+        .collect();
+    kept.reverse();
+    kept
 }

@@ -199,7 +199,7 @@ impl Member {
         //    after a crash it would lead that term a second time, with other entries. (raft-rs sees
         //    to that where it takes votes of others to win; a lone voter with learners needs none.)
         let term_is_durable = self.writes.term_write.is_none() && !new_term;
-        let messages = ready.take_messages();
+        let messages = read_index::last_heartbeats(ready.take_messages());
         if term_is_durable {
             actions.messages.extend(messages);
         } else {

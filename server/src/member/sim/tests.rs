@@ -172,6 +172,32 @@ fn a_lone_voter_answers_reads_while_its_disk_works() {
     );
 }
 
+/// Each read of raft-rs asks all members again; those that come together ask them once.
+#[test]
+fn reads_that_come_together_are_confirmed_by_one_heartbeat_to_each_member() {
+    let mut world = World::new(1, 3, 0, ALL);
+    world.settle().unwrap();
+    let at = world
+        .members
+        .iter()
+        .position(|node| node.member.status().is_leader())
+        .expect("a leader");
+    world.messages.clear();
+    let node = &mut world.members[at];
+    for context in 1..=3 {
+        node.asked.insert(context, world.acknowledged);
+        let mut none = Actions::default();
+        node.member.on_event(Event::ReadIndex(context), &mut none);
+    }
+    world.act(at, Actions::default()).unwrap();
+    assert_eq!(world.messages.len(), 2, "{:?}", world.messages);
+    assert_eq!(world.members[at].asked.len(), 3);
+    while !world.messages.is_empty() {
+        world.deliver().unwrap();
+    }
+    assert_eq!(world.members[at].asked.len(), 0);
+}
+
 impl World {
     /// Lets the first member do all there is to do.
     fn work_off(&mut self, at: usize) {
