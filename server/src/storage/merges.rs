@@ -112,7 +112,60 @@ const BYTES_MAX: u64 = 16 << 30;
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::storage::BackendOptions;
+
+    /// Each of them reaches over all keys.
+    fn flush_a_table(backend: &Backend, number: u32) {
+        let mut batch = backend.batch();
+        for key in 0..100_u32 {
+            let value = vec![key as u8; 1_000];
+            batch.put(
+                Family::Current,
+                [key.to_be_bytes(), number.to_be_bytes()].concat(),
+                value,
+            );
+        }
+        backend.write(batch).expect("write");
+        backend.flush().expect("flush");
+    }
+
+    #[test]
+    fn what_is_filled_is_merged_when_it_is_served_or_has_too_many_tables() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let patience = Instant::now() + Duration::from_secs(60);
+        let wait_for_merge = |backend: &Backend| {
+            while backend.fresh_tables(Family::Current) >= 10 {
+                assert!(Instant::now() < patience, "nothing is merged");
+                std::thread::yield_now();
+            }
+        };
+        let fill = |name: &str, tables| {
+            let backend = Backend::open(&dir.path().join(name), &BackendOptions::to_fill());
+            let backend = backend.expect("an empty state");
+            for number in 0..tables {
+                flush_a_table(&backend, number);
+            }
+            backend
+        };
+        let few = fill("few", 39);
+        assert_eq!(few.fresh_tables(Family::Current), 39);
+        drop(few);
+        let served = Backend::open(&dir.path().join("few"), &BackendOptions::default());
+        wait_for_merge(&served.expect("the state"));
+
+        let many = fill("many", 45);
+        wait_for_merge(&many);
+        let view = many.view();
+        let mut rows = view.scan(Family::Current, &[], None);
+        let mut count = 0;
+        while rows.next().expect("scan").is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 45 * 100);
+    }
 
     const KEPT_UP: Behind = Behind {
         fresh_tables: FRESH_TABLES_MAX - 1,
