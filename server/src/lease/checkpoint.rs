@@ -52,7 +52,7 @@ impl Checkpoints {
         }
     }
 
-    /// It does not: nobody has taken it.
+    /// It does not, or counts for nothing there.
     pub(super) fn untold(&mut self, id: LeaseId) {
         self.pending.remove(&id);
     }

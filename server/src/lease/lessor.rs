@@ -107,6 +107,11 @@ impl Lessor {
             .checkpoint(id, remaining, now)
     }
 
+    /// A checkpoint has come that counts for nothing. For `apply` only.
+    pub fn pass_checkpoint_over(&self, id: LeaseId) {
+        self.shared.state.lock().table.pass_checkpoint_over(id);
+    }
+
     /// Gives a lease its time to live again.
     pub fn renew(&self, id: LeaseId) -> Renewal {
         let now = self.now();
@@ -200,7 +205,7 @@ impl Lessor {
     pub fn checkpoints_refused(&self, due: Vec<(LeaseId, i64)>) {
         let mut state = self.shared.state.lock();
         for (id, _) in due {
-            state.table.checkpoint_refused(id);
+            state.table.pass_checkpoint_over(id);
         }
     }
 

@@ -350,8 +350,8 @@ impl LeaseTable {
         due
     }
 
-    /// A checkpoint that was taken will not come into the log.
-    pub fn checkpoint_refused(&mut self, id: LeaseId) {
+    /// A checkpoint that was taken will not come into the log, or counts for nothing there.
+    pub fn pass_checkpoint_over(&mut self, id: LeaseId) {
         self.checkpoints.untold(id);
     }
 

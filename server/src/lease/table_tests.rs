@@ -244,7 +244,7 @@ fn a_renewal_waits_for_a_checkpoint_that_is_on_its_way() {
     assert_eq!(table.renew(id, at(303.0)), Renewal::Renewed(700));
     // One that never comes into the log does not count for long, nor for the next leadership.
     assert_eq!(table.take_checkpoints(10, at(601.0)), [(id, 402)]);
-    table.checkpoint_refused(id);
+    table.pass_checkpoint_over(id);
     assert_eq!(table.renew(id, at(601.5)), Renewal::Renewed(700));
     assert_eq!(table.take_checkpoints(10, at(902.0)), [(id, 400)]);
     table.demote();

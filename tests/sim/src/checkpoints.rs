@@ -1,7 +1,7 @@
 //! Checkpoints of leases: a new leader counts from what they say is left, not from the full time.
 //! And renewals while one is on its way into the log, which take no longer than that by chance.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rand::Rng;
 use trilith_proto::etcdserverpb as pb;
@@ -14,13 +14,10 @@ use crate::world::{Check, Event, World};
 /// What the log says is left of leases.
 #[derive(Default)]
 pub(crate) struct Checkpoints {
-    /// Whether the log has made them durable: the cluster has a version that keeps them.
+    /// Whether the cluster has a version that keeps them: before, they count for nothing.
     are_kept: bool,
     /// Of each lease: the entry, and the seconds left.
     said: BTreeMap<i64, Vec<(u64, i64)>>,
-    /// Leases of which something was said before the log made it durable: who was up then knows it,
-    /// and who was not does not.
-    unkept: BTreeSet<i64>,
     /// The last entry of one that was seen on its way.
     sent: u64,
     /// How many a new leader had to count from.
@@ -34,8 +31,8 @@ impl Checkpoints {
             return;
         };
         for checkpoint in &said.checkpoints {
-            if !self.are_kept {
-                self.unkept.insert(checkpoint.id);
+            // Not what is left, but that all of it is counts in any version.
+            if !self.are_kept && checkpoint.remaining_ttl > 0 {
                 continue;
             }
             let of_lease = self.said.entry(checkpoint.id).or_default();
@@ -115,9 +112,6 @@ impl World {
                 continue;
             };
             let said = known.get(&lease.get()).copied();
-            if said.is_none() && self.checkpoints.unkept.contains(&lease.get()) {
-                continue;
-            }
             self.checkpoints.counted += u64::from(said.is_some());
             let left = said.unwrap_or(granted);
             if !(left + least..=left + most).contains(&given) {
