@@ -10,9 +10,11 @@ const SEEDS: u64 = 60;
 /// take minutes to come to it.
 fn first(bug: Bug) -> u64 {
     match bug {
-        Bug::UnconfirmedRead | Bug::HardStateApart => 120,
-        Bug::RepeatedReadContext => 140,
-        Bug::StaleRevoke => 90,
+        Bug::SnapshotTakenAnyway => 50,
+        Bug::UnconfirmedRead => 100,
+        Bug::StaleRevoke => 160,
+        Bug::HardStateApart => 200,
+        Bug::RepeatedReadContext => 220,
         _ => 0,
     }
 }
