@@ -69,16 +69,11 @@ impl Member {
 /// Leaves out heartbeats that are followed by another one to the same member. raft-rs sends one for
 /// each read; the answer to the last one confirms all reads that came before it, too.
 pub(super) fn last_heartbeats(mut messages: Vec<Message>) -> Vec<Message> {
-    let is_heartbeat = |message: &Message| message.get_msg_type() == MessageType::MsgHeartbeat;
-    if messages.iter().filter(|it| is_heartbeat(it)).count() < 2 {
-        return messages;
-    }
     let mut told = HashSet::new();
-    let mut kept: Vec<_> = messages
-        .drain(..)
-        .rev()
-        .filter(|message| !is_heartbeat(message) || told.insert(message.to))
-        .collect();
-    kept.reverse();
-    kept
+    messages.reverse();
+    messages.retain(|message| {
+        message.get_msg_type() != MessageType::MsgHeartbeat || told.insert(message.to)
+    });
+    messages.reverse();
+    messages
 }

@@ -127,7 +127,7 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// When the revisions do not fit the records.
+    /// When the revisions do not fit the records, or these do not fit each other.
     pub fn finish(mut self, revisions: LoadedRevisions, rest: Batch) -> Result<(), StorageError> {
         let newest = self.last.map_or(1, |last| last.main);
         let scheduled = revisions.compact_scheduled.map_or(0, Revision::get);

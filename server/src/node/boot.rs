@@ -121,7 +121,7 @@ fn defragment(store: &Store, threshold: u64) -> Result<(), StorageError> {
     crate::api::defragment(store, &|| true).map(drop)
 }
 
-pub(super) fn backend_options(config: &Config) -> BackendOptions {
+fn backend_options(config: &Config) -> BackendOptions {
     BackendOptions::within(crate::quota::limit(config.quota_backend_bytes))
 }
 

@@ -6,6 +6,7 @@ use rocksdb::Options;
 use rocksdb::properties::{ESTIMATE_PENDING_COMPACTION_BYTES, num_files_at_level};
 use trilith_merge_pace::MergePace;
 
+use super::options::FRESH_TABLES;
 use super::{Backend, Family};
 
 /// The bound on the merges of one database.
@@ -103,9 +104,8 @@ fn next(rate: u64, behind: Behind) -> u64 {
 /// wait afterwards; half of what the slower ones can do for ever is left to the log.
 const RATE_MIN: u64 = 48 << 20;
 
-/// RocksDB begins to merge them at four: one more is there before it has done so. Reads look into
-/// each of them; with eight a get costs a fifth more, and a list two fifths.
-const FRESH_TABLES_MAX: u64 = 5;
+/// RocksDB begins to merge them at one less: that many are there before it has done so.
+const FRESH_TABLES_MAX: u64 = FRESH_TABLES as u64 + 1;
 
 /// RocksDB holds writes up at 64 GiB. A defragmentation looks like some gigabytes for a while.
 const BYTES_MAX: u64 = 16 << 30;
